@@ -1,0 +1,114 @@
+"""Imagination: a latent unrolled under a policy or a sequence of actions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+
+from bb_wm.errors import BBWMError, PolicyError
+from bb_wm.types import Latent, Trajectory, stack_latents
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bb_wm.protocols import Dynamics
+
+Policy = Callable[[Latent], "Tensor"]
+
+
+def rollout(
+    dynamics: Dynamics,
+    latent: Latent,
+    policy: Policy | Tensor,
+    horizon: int,
+    *,
+    noise: Tensor | None = None,
+) -> Trajectory:
+    """Unroll `horizon` rows from `latent` [*batch].
+
+    `policy` is a callable Latent -> flat action [*batch, A], or actions [*batch, horizon, A].
+    `noise` [*batch, horizon, N] makes it a sample; None follows the mode of every step. Row k uses
+    only noise[..., k, :] and actions up to k, so a shorter rollout is the prefix of a longer one.
+    """
+    latents: list[Latent] = []
+    actions: list[Tensor] = []
+    current = latent
+    for k in range(horizon):
+        action = _action(dynamics, policy, current, k)
+        current = dynamics.step(current, action, None if noise is None else noise[..., k, :])
+        latents.append(current)
+        actions.append(action)
+    stacked = stack_latents(latents)
+    continuation = dynamics.predict_continue(stacked)
+    return Trajectory(
+        start=latent,
+        latents=stacked,
+        action=torch.stack(actions, dim=-2),
+        reward=dynamics.predict_reward(stacked),
+        safety=dynamics.predict_safety(stacked),
+        continuation=continuation,
+        discount=reach(continuation),
+    )
+
+
+def reach(continuation: Tensor) -> Tensor:
+    """Probability that row k is reached: prod_{j<k} continuation_j, 1 at k = 0. [*batch, K]"""
+    before = torch.ones_like(continuation[..., :1])
+    return torch.cat([before, torch.cumprod(continuation[..., :-1], dim=-1)], dim=-1)
+
+
+def _action(dynamics: Dynamics, policy: Policy | Tensor, latent: Latent, k: int) -> Tensor:
+    if isinstance(policy, torch.Tensor):
+        return policy[..., k, :]
+    versions = (latent.h._version, latent.z._version)
+    try:
+        action = policy(latent)
+    except BBWMError:
+        raise
+    except Exception as error:
+        raise PolicyError(
+            f"policy at step {k}",
+            expected="an action",
+            actual=f"{type(error).__name__}: {error}",
+            hint="the original error is the cause of this one.",
+            step=k,
+        ) from error
+    if (latent.h._version, latent.z._version) != versions:
+        raise PolicyError(
+            f"policy at step {k}",
+            expected="to leave the latent unchanged",
+            actual="an in-place change of h or z",
+            hint="use out-of-place operations in the policy.",
+            step=k,
+        )
+    return check_policy_action(action, (*latent.batch_shape, dynamics.action_size), latent.h, k)
+
+
+def check_policy_action(action: object, shape: tuple[int, ...], like: Tensor, k: int) -> Tensor:
+    """The policy's answer, or PolicyError naming step, shape and what was wrong."""
+    field = f"policy action at step {k}"
+    if not isinstance(action, torch.Tensor):
+        raise PolicyError(
+            field, expected=f"a tensor {list(shape)}", actual=type(action).__name__, step=k
+        )
+    if tuple(action.shape) != shape:
+        raise PolicyError(field, expected=list(shape), actual=list(action.shape), step=k)
+    if not action.is_floating_point():
+        raise PolicyError(
+            field,
+            expected="floating point (flat actions; one-hots for choices)",
+            actual=action.dtype,
+            step=k,
+        )
+    if action.device != like.device:
+        raise PolicyError(field, expected=like.device, actual=action.device, step=k)
+    if action.requires_grad and not torch.is_grad_enabled():
+        action = action.detach()
+    if not bool(torch.isfinite(action).all()):
+        raise PolicyError(
+            field, expected="finite numbers", actual="NaN or infinity", step=k,
+            hint="a plan with such an action must not reach an actuator.",
+        )
+    return action
