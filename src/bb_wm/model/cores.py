@@ -1,0 +1,181 @@
+"""Cores: the f of h_t = f(h_{t-1}, z_{t-1}, a_{t-1}).
+
+A core setting (`GRU`, `Transformer`) is a frozen dataclass whose `build` gives the module. Modules
+take the projected action, so that a filter can hoist the projection out of its time loop.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from bb_wm.errors import ConfigError
+from bb_wm.model.stochastic import check_int
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class CoreModule(nn.Module, ABC):
+    """The built core."""
+
+    size: int
+    window: int
+    memory_size: int
+
+    @abstractmethod
+    def project(self, action: Tensor) -> Tensor:
+        """The action's part of the input, [*batch, A] -> [*batch, U]; independent of time."""
+
+    @abstractmethod
+    def forward(
+        self, h: Tensor, z: Tensor, memory: Tensor, projected: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """(h, memory) of the next row, from the last row's h, z, memory and projected action."""
+
+
+class Core(ABC):
+    """A core's settings."""
+
+    __slots__ = ()
+    size: int
+
+    @abstractmethod
+    def build(self, z_size: int, action_size: int) -> CoreModule:
+        """The module for these sizes."""
+
+
+@dataclass(frozen=True, slots=True)
+class GRU(Core):
+    """Gated recurrent unit of `size` with normalised gates and the update gate biased to keep."""
+
+    size: int = 128
+
+    def __post_init__(self) -> None:
+        check_int("core.size", self.size, low=8, high=8192)
+
+    def build(self, z_size: int, action_size: int) -> CoreModule:
+        return GRUModule(self, z_size, action_size)
+
+
+class GRUModule(CoreModule):
+    """r, c, u = norm(W [x, h]); h' = u * tanh(r * c) + (1 - u) * h, with u biased by -1."""
+
+    def __init__(self, settings: GRU, z_size: int, action_size: int) -> None:
+        super().__init__()
+        size = self.size = settings.size
+        self.window, self.memory_size = 0, 0
+        self.from_z = nn.Linear(z_size, size)
+        self.from_action = nn.Linear(action_size, size, bias=False)
+        self.gates = nn.Linear(2 * size, 3 * size, bias=False)
+        self.norm = nn.RMSNorm(3 * size, eps=1e-3)
+        self.bias = nn.Parameter(torch.cat([torch.zeros(2 * size), -torch.ones(size)]))
+
+    def project(self, action: Tensor) -> Tensor:
+        return cast("Tensor", self.from_action(action))
+
+    def forward(
+        self, h: Tensor, z: Tensor, memory: Tensor, projected: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        x = F.silu(self.from_z(z) + projected)
+        gates = self.norm(self.gates(torch.cat([x, h], dim=-1))) + self.bias
+        reset, candidate, update = gates.chunk(3, dim=-1)
+        candidate = torch.tanh(torch.sigmoid(reset) * candidate)
+        return torch.lerp(h, candidate, torch.sigmoid(update)), memory
+
+
+@dataclass(frozen=True, slots=True)
+class Transformer(Core):
+    """Causal Transformer of `size`; attends over the last `window` rows through a cache."""
+
+    size: int = 128
+    layers: int = 2
+    heads: int = 4
+    window: int = 32
+
+    def __post_init__(self) -> None:
+        check_int("core.size", self.size, low=8, high=8192)
+        check_int("core.layers", self.layers, low=1, high=32)
+        check_int("core.heads", self.heads, low=1, high=64)
+        check_int("core.window", self.window, low=1, high=1024)
+        if self.size % self.heads:
+            raise ConfigError(
+                "core.size",
+                expected=f"a multiple of core.heads = {self.heads}",
+                actual=self.size,
+            )
+
+    def build(self, z_size: int, action_size: int) -> CoreModule:
+        return TransformerModule(self, z_size, action_size)
+
+
+class TransformerModule(CoreModule):
+    """Pre-norm attention over the window's rows with a learned bias per distance.
+
+    `memory` [*batch, window, layers * 2 * size + 1] holds keys and values of past rows, the newest
+    last, and in its last column 1 where a slot is used: a zeroed memory is an empty past.
+    """
+
+    def __init__(self, settings: Transformer, z_size: int, action_size: int) -> None:
+        super().__init__()
+        size = self.size = settings.size
+        self.heads = settings.heads
+        self.window = settings.window
+        self.memory_size = settings.layers * 2 * size + 1
+        self.from_z = nn.Linear(z_size, size)
+        self.from_action = nn.Linear(action_size, size, bias=False)
+        self.blocks = nn.ModuleList(
+            Block(size, settings.heads, settings.window) for _ in range(settings.layers)
+        )
+        self.norm = nn.RMSNorm(size, eps=1e-3)
+
+    def project(self, action: Tensor) -> Tensor:
+        return cast("Tensor", self.from_action(action))
+
+    def forward(
+        self, h: Tensor, z: Tensor, memory: Tensor, projected: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        # h of the last row is a function of the memory; z and the action are what is new.
+        x = self.from_z(z) + projected
+        past, used = memory[..., :-1], memory[..., -1]
+        caches = past.chunk(len(self.blocks), dim=-1)
+        fresh: list[Tensor] = []
+        for block, cache in zip(self.blocks, caches, strict=True):
+            x, keys_values = block(x, cache, used)
+            fresh.append(keys_values)
+        newest = torch.cat([*fresh, torch.ones_like(used[..., :1])], dim=-1).unsqueeze(-2)
+        return self.norm(x), torch.cat([memory[..., 1:, :], newest], dim=-2)
+
+
+class Block(nn.Module):
+    """One row of attention over its window (itself included) and a perceptron."""
+
+    def __init__(self, size: int, heads: int, window: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.attend_norm = nn.RMSNorm(size, eps=1e-3)
+        self.qkv = nn.Linear(size, 3 * size, bias=False)
+        self.distance = nn.Parameter(torch.zeros(heads, window + 1))
+        self.out = nn.Linear(size, size, bias=False)
+        self.mlp_norm = nn.RMSNorm(size, eps=1e-3)
+        self.up = nn.Linear(size, 2 * size)
+        self.down = nn.Linear(2 * size, size)
+
+    def forward(self, x: Tensor, cache: Tensor, used: Tensor) -> tuple[Tensor, Tensor]:
+        query, key_value = self.qkv(self.attend_norm(x)).tensor_split([x.shape[-1]], dim=-1)
+        rows = torch.cat([cache, key_value.unsqueeze(-2)], dim=-2)
+        keys, values = (part.unflatten(-1, (self.heads, -1)) for part in rows.chunk(2, dim=-1))
+        query = query.unflatten(-1, (self.heads, -1))
+        scores = torch.einsum("...hd,...lhd->...hl", query, keys) * query.shape[-1] ** -0.5
+        scores = scores + self.distance
+        blocked = torch.cat([used, torch.ones_like(used[..., :1])], dim=-1) < 0.5
+        scores = scores.masked_fill(blocked.unsqueeze(-2), -torch.inf)
+        mixed = torch.einsum("...hl,...lhd->...hd", scores.softmax(-1), values)
+        x = x + self.out(mixed.flatten(-2))
+        x = x + self.down(F.silu(self.up(self.mlp_norm(x))))
+        return x, key_value

@@ -1,0 +1,280 @@
+"""Modalities: a way of seeing, both directions, with its likelihood.
+
+`look` turns an observation into a flat *sight* in model units; the posterior reads sights, the
+shortcut predicts sights, the decoder's head gives the parameters of p(o | h, z). A new modality is
+one class here and one line in `modality_of`.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from bb_wm.model.nets import RunningScale, Statistics
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bb_wm.types import ObsEntry
+
+
+class Modality(nn.Module, ABC):
+    """One key of the observation.
+
+    The decoder's trunk (size `trunk`) becomes decoder parameters by `head`; `scales` rows of running
+    scales serve row 0 = reconstruction and row k = k steps open loop, for errors grow with k.
+    """
+
+    sight_size: int  # S, how many numbers the shortcut sees and predicts
+    noise_size: int  # M, how many standard normals one sampled observation consumes
+    head: nn.Module
+
+    @abstractmethod
+    def look(self, obs: Tensor) -> Tensor:
+        """Observation [*batch, *shape] in data units -> sight [*batch, S]."""
+
+    @abstractmethod
+    def show(self, sight: Tensor) -> Tensor | None:
+        """The inverse of look, in data units; None where a sight cannot be shown (images)."""
+
+    @abstractmethod
+    def decode(self, params: Tensor, noise: Tensor | None = None) -> Tensor:
+        """The most probable observation in data units, or a sample of p(o | h, z)."""
+
+    @abstractmethod
+    def error(self, params: Tensor, obs: Tensor) -> Tensor:
+        """What the likelihood is made of, per element: squared errors, or -log p for choices."""
+
+    @abstractmethod
+    def advance(self, sight: Tensor, change: Tensor) -> Tensor:
+        """The shortcut's next sight, from this one and the direct net's output."""
+
+    @abstractmethod
+    def advance_error(self, predicted: Tensor, change: Tensor, target: Tensor) -> Tensor:
+        """Per element like `error`, of the shortcut's prediction against the real next sight."""
+
+    @abstractmethod
+    def nll(self, error: Tensor, kind: str) -> Tensor:
+        """-log p from `error` [*batch, K, ...]; `kind` is "decode" (row k = k steps) or "direct"."""
+
+    def observe(self, obs: Tensor, change: Tensor) -> None:
+        """Merge real rows [N, *shape] and changes between neighbours into the statistics."""
+
+    def track(self, error: Tensor, mask: Tensor, kind: str) -> None:
+        """Merge errors [*, K, ...] into the running scales, where mask [*, K] is true."""
+
+
+class Vector(Modality):
+    """Real numbers, standardised; Gaussian likelihood with one estimated scale per dimension."""
+
+    def __init__(self, entry: ObsEntry, trunk: int, steps: int, *, fixed_scale: bool) -> None:
+        super().__init__()
+        size = entry.size
+        self.shape = entry.shape
+        self.sight_size = self.noise_size = size
+        self.rows = Statistics(size)
+        self.changes = Statistics(size)
+        self.head = nn.Linear(trunk, size)
+        self.decode_scale = RunningScale(steps + 1, size, fixed=fixed_scale)
+        self.direct_scale = RunningScale(steps, size, fixed=fixed_scale)
+
+    def look(self, obs: Tensor) -> Tensor:
+        flat = obs.flatten(-len(self.shape))
+        return (flat - self.rows.centre) / self.rows.scale
+
+    def show(self, sight: Tensor) -> Tensor:
+        flat = torch.addcmul(self.rows.centre, sight, self.rows.scale)
+        return flat.unflatten(-1, self.shape)
+
+    def decode(self, params: Tensor, noise: Tensor | None = None) -> Tensor:
+        if noise is not None:
+            params = torch.addcmul(params, self.decode_scale.scale[0], noise)
+        return self.show(params)
+
+    def error(self, params: Tensor, obs: Tensor) -> Tensor:
+        return (params - self.look(obs)).square()
+
+    def advance(self, sight: Tensor, change: Tensor) -> Tensor:
+        return torch.addcmul(sight, change, self.changes.scale / self.rows.scale)
+
+    def advance_error(self, predicted: Tensor, change: Tensor, target: Tensor) -> Tensor:
+        return (predicted - target).square()
+
+    def nll(self, error: Tensor, kind: str) -> Tensor:
+        scale = self.decode_scale if kind == "decode" else self.direct_scale
+        return scale.nll(error).sum(-1)
+
+    @torch.no_grad()
+    def observe(self, obs: Tensor, change: Tensor) -> None:
+        self.rows.update(obs.flatten(1))
+        self.changes.update(change.flatten(1))
+
+    @torch.no_grad()
+    def track(self, error: Tensor, mask: Tensor, kind: str) -> None:
+        scale = self.decode_scale if kind == "decode" else self.direct_scale
+        weight = mask.unsqueeze(-1).to(error.dtype)
+        axes = tuple(range(error.ndim - 2))
+        total = weight.sum(axes)
+        mean = (error * weight).sum(axes) / total.clamp_min(1.0)
+        scale.update(torch.where(total > 0, mean, scale.variance))
+
+
+class Discrete(Modality):
+    """One or several choices; categorical likelihood. A sight is the one-hots."""
+
+    def __init__(self, entry: ObsEntry, trunk: int) -> None:
+        super().__init__()
+        self.classes = entry.classes
+        self.sight_size = sum(entry.classes)
+        self.noise_size = len(entry.classes)
+        self.head = nn.Linear(trunk, self.sight_size)
+
+    def look(self, obs: Tensor) -> Tensor:
+        index = obs.long()
+        hots = [F.one_hot(index[..., i], n) for i, n in enumerate(self.classes)]
+        return torch.cat(hots, dim=-1).float()
+
+    def show(self, sight: Tensor) -> Tensor:
+        parts = sight.split(list(self.classes), dim=-1)
+        return torch.stack([part.argmax(-1) for part in parts], dim=-1)
+
+    def decode(self, params: Tensor, noise: Tensor | None = None) -> Tensor:
+        if noise is None:
+            return self.show(params)
+        picks = []
+        for i, part in enumerate(params.split(list(self.classes), dim=-1)):
+            level = torch.special.ndtr(noise[..., i : i + 1])
+            passed = (part.softmax(-1).cumsum(-1) < level).sum(-1)
+            picks.append(passed.clamp_max(part.shape[-1] - 1))
+        return torch.stack(picks, dim=-1)
+
+    def _cross_entropy(self, logits: Tensor, hots: Tensor) -> Tensor:
+        sizes = list(self.classes)
+        pairs = zip(logits.split(sizes, -1), hots.split(sizes, -1), strict=True)
+        return torch.stack([-(hot * part.log_softmax(-1)).sum(-1) for part, hot in pairs], dim=-1)
+
+    def error(self, params: Tensor, obs: Tensor) -> Tensor:
+        return self._cross_entropy(params, self.look(obs))
+
+    def advance(self, sight: Tensor, change: Tensor) -> Tensor:
+        hard = []
+        for part in change.split(list(self.classes), dim=-1):
+            probs = part.softmax(-1)
+            hot = F.one_hot(part.argmax(-1), part.shape[-1]).to(probs.dtype)
+            hard.append(hot + probs - probs.detach() if probs.requires_grad else hot)
+        return torch.cat(hard, dim=-1)
+
+    def advance_error(self, predicted: Tensor, change: Tensor, target: Tensor) -> Tensor:
+        return self._cross_entropy(change, target)
+
+    def nll(self, error: Tensor, kind: str) -> Tensor:
+        return error.sum(-1)
+
+
+class Image(Modality):
+    """Pixels 0..255; convolutions both ways, Gaussian likelihood with one estimated scale.
+
+    A sight is the encoder's features: pixels have no useful change from row to row, so the shortcut
+    predicts features, and an image is shown by decoding the latent that reads them.
+    """
+
+    def __init__(
+        self, entry: ObsEntry, trunk: int, steps: int, *, features: int, fixed_scale: bool
+    ) -> None:
+        super().__init__()
+        shape = entry.shape
+        self.shape = shape
+        self.channels_first = entry.channels_first
+        channels, *self.sides = shape if self.channels_first else (shape[2], *shape[:2])
+        self.pixels = math.prod(shape)
+        self.sight_size, self.noise_size = features, self.pixels
+        depth = max(2, int(math.log2(min(self.sides) / 4)))
+        widths = [channels] + [min(16 * 2**i, 128) for i in range(depth)]
+        convolutions: list[nn.Module] = []
+        for a, b in zip(widths[:-1], widths[1:], strict=True):
+            convolutions += [nn.Conv2d(a, b, 3, stride=2, padding=1), nn.SiLU()]
+        self.convolutions = nn.Sequential(*convolutions)
+        self.small = tuple(-(-side // 2**depth) for side in self.sides)
+        self.to_sight = nn.Linear(widths[-1] * math.prod(self.small), features)
+        self.norm = nn.RMSNorm(features, eps=1e-3)
+        self.head = ImageHead(trunk, widths[::-1], self.small, tuple(self.sides))
+        self.decode_scale = RunningScale(steps + 1, 1, fixed=fixed_scale)
+        self.direct_scale = RunningScale(steps, features, fixed=fixed_scale)
+
+    def _channels_first(self, obs: Tensor) -> Tensor:
+        scaled = obs.float() / 255.0 - 0.5
+        return scaled if self.channels_first else scaled.movedim(-1, -3)
+
+    def look(self, obs: Tensor) -> Tensor:
+        pixels = self._channels_first(obs)
+        maps = self.convolutions(pixels.flatten(0, -4) if pixels.ndim > 3 else pixels[None])
+        sight = self.norm(self.to_sight(maps.flatten(1)))
+        return cast("Tensor", sight.reshape(*obs.shape[:-3], self.sight_size))
+
+    def show(self, sight: Tensor) -> Tensor | None:
+        return None
+
+    def decode(self, params: Tensor, noise: Tensor | None = None) -> Tensor:
+        pixels = params
+        if noise is not None:
+            pixels = pixels + self.decode_scale.scale[0] * noise.reshape(params.shape)
+        pixels = ((pixels + 0.5) * 255.0).clamp(0.0, 255.0)
+        return pixels if self.channels_first else pixels.movedim(-3, -1)
+
+    def error(self, params: Tensor, obs: Tensor) -> Tensor:
+        gap = (params - self._channels_first(obs)).square()
+        return gap.flatten(-3).mean(-1, keepdim=True)
+
+    def advance(self, sight: Tensor, change: Tensor) -> Tensor:
+        return sight + change
+
+    def advance_error(self, predicted: Tensor, change: Tensor, target: Tensor) -> Tensor:
+        return (predicted - target.detach()).square()
+
+    def nll(self, error: Tensor, kind: str) -> Tensor:
+        if kind == "decode":
+            return self.decode_scale.nll(error).sum(-1) * self.pixels
+        return self.direct_scale.nll(error).sum(-1)
+
+    @torch.no_grad()
+    def track(self, error: Tensor, mask: Tensor, kind: str) -> None:
+        Vector.track(cast("Vector", self), error, mask, kind)
+
+
+class ImageHead(nn.Module):
+    """Trunk -> maps of half the size each -> pixels, resized to the exact sides."""
+
+    def __init__(
+        self, trunk: int, widths: list[int], small: tuple[int, ...], sides: tuple[int, ...]
+    ) -> None:
+        super().__init__()
+        self.small, self.sides = small, sides
+        self.start = nn.Linear(trunk, widths[0] * math.prod(small))
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(a, b, 3, padding=1) for a, b in zip(widths[:-1], widths[1:], strict=True)
+        )
+
+    def forward(self, trunk: Tensor) -> Tensor:
+        lead = trunk.shape[:-1]
+        maps = self.start(trunk.reshape(-1, trunk.shape[-1])).unflatten(-1, (-1, *self.small))
+        last = len(self.convolutions) - 1
+        for i, convolution in enumerate(self.convolutions):
+            grown = list(self.sides) if i == last else [2 * n for n in maps.shape[-2:]]
+            maps = convolution(F.interpolate(F.silu(maps), size=grown))
+        return cast("Tensor", maps.reshape(*lead, *maps.shape[1:]))
+
+
+def modality_of(
+    entry: ObsEntry, trunk: int, steps: int, *, features: int, fixed_scale: bool
+) -> Modality:
+    """The modality for one key of the ObsSpec."""
+    if entry.kind == "discrete":
+        return Discrete(entry, trunk)
+    if entry.kind == "image":
+        return Image(entry, trunk, steps, features=features, fixed_scale=fixed_scale)
+    return Vector(entry, trunk, steps, fixed_scale=fixed_scale)

@@ -1,0 +1,128 @@
+"""Small building blocks: the perceptron with a linear path, running statistics, running scales."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class MLP(nn.Module):
+    """y = W f(x) + V x: hidden SiLU layers beside a linear path.
+
+    The linear path lets nearly linear worlds be learnt in a few updates; `zero` starts the output
+    at exactly 0, so that whatever it corrects starts as it is.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, *, hidden: int, layers: int, zero: bool = False
+    ) -> None:
+        super().__init__()
+        sizes = [inputs] + [hidden] * layers
+        self.hidden = nn.ModuleList(
+            nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True)
+        )
+        self.output = nn.Linear(sizes[-1], outputs)
+        self.linear = nn.Linear(inputs, outputs, bias=False)
+        if zero:
+            for weight in (self.output.weight, self.output.bias, self.linear.weight):
+                nn.init.zeros_(weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x
+        for layer in self.hidden:
+            y = F.silu(layer(y))
+        return torch.add(self.output(y), self.linear(x))
+
+
+class Statistics(nn.Module):
+    """Running mean and scale per dimension over all rows ever seen, in float64 (Chan et al. 1979).
+
+    `scale` is the standard deviation, 1 where a dimension never varied. Nothing is learnt here: the
+    numbers are part of the checkpoint so that a model means the same wherever it is loaded.
+    """
+
+    count: Tensor
+    mean: Tensor
+    squares: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("mean", torch.zeros(size, dtype=torch.float64))
+        self.register_buffer("squares", torch.zeros(size, dtype=torch.float64))
+
+    @torch.no_grad()
+    def update(self, rows: Tensor) -> None:
+        """Merge rows [N, size]."""
+        if rows.shape[0] == 0:
+            return
+        values = rows.double()
+        n = float(rows.shape[0])
+        mean = values.mean(0)
+        total = self.count + n
+        gap = mean - self.mean
+        self.squares += (values - mean).square().sum(0) + gap.square() * (self.count * n / total)
+        self.mean += gap * (n / total)
+        self.count.copy_(total)
+
+    @property
+    def scale(self) -> Tensor:
+        deviation = (self.squares / self.count.clamp_min(1.0)).sqrt()
+        # Below a part in 1e6 of its size a dimension is constant up to float32 rounding.
+        varies = deviation > 1e-6 * self.mean.abs().clamp_min(1e-3)
+        return torch.where(varies, deviation, 1.0).float()
+
+    @property
+    def centre(self) -> Tensor:
+        return self.mean.float()
+
+
+class RunningScale(nn.Module):
+    """The standard deviation of a Gaussian likelihood, estimated instead of descended to.
+
+    For a Gaussian with one scale per dimension the likelihood is maximal at scale^2 = mean squared
+    error, so the running mean of that error is the maximum likelihood estimate itself (sigma-VAE,
+    Rybkin et al. 2021); it balances every dimension and horizon by its own predictability. `floor`
+    is in units of the dimension's standard deviation. With `fixed` the scale stays 1: plain MSE.
+    """
+
+    variance: Tensor
+    seen: Tensor
+
+    def __init__(self, *shape: int, floor: float = 1e-3, fixed: bool = False) -> None:
+        super().__init__()
+        self.floor = floor
+        self.fixed = fixed
+        self.register_buffer("variance", torch.ones(shape))
+        self.register_buffer("seen", torch.zeros(()))
+
+    @torch.no_grad()
+    def update(self, squared_error: Tensor) -> None:
+        """Merge the batch's mean squared error, of the scale's own shape."""
+        if self.fixed:
+            return
+        self.seen += 1
+        # A plain average at first, an exponential one of about 50 batches later.
+        rate = torch.clamp(1.0 / self.seen, min=0.02)
+        self.variance.lerp_(squared_error.to(self.variance.dtype), rate)
+
+    def nll(self, squared_error: Tensor) -> Tensor:
+        """-log p per element for errors broadcast against the scale's shape."""
+        variance = self.variance.clamp_min(self.floor**2)
+        return 0.5 * (squared_error / variance + variance.log() + 1.8378770664093453)
+
+    @property
+    def scale(self) -> Tensor:
+        return self.variance.clamp_min(self.floor**2).sqrt()
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the entries where mask is true; 0 when there are none."""
+    weight = mask.to(values.dtype)
+    return (values * weight).sum() / weight.sum().clamp_min(1.0)

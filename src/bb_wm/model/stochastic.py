@@ -1,0 +1,195 @@
+"""Families of the stochastic latent z: how parameters become samples, modes and divergences.
+
+A family is a frozen setting with pure functions on a flat parameter tensor [*batch, P]; z is flat
+too, [*batch, Z]. Noise is standard normal for every family, so that whoever draws it needs to know
+only its size. A new family is one class here: implement the abstract members.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn import functional as F
+
+from bb_wm.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Stochastic(ABC):
+    """A family of distributions for z."""
+
+    __slots__ = ()
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """Z, the length of a flat z."""
+
+    @property
+    @abstractmethod
+    def param_size(self) -> int:
+        """P, the length of the flat parameters."""
+
+    @property
+    @abstractmethod
+    def noise_size(self) -> int:
+        """N, how many standard normals one sample consumes."""
+
+    @property
+    @abstractmethod
+    def variables(self) -> int:
+        """How many independent variables z has, for divergences per variable."""
+
+    @abstractmethod
+    def sample(self, params: Tensor, noise: Tensor) -> Tensor:
+        """z [*batch, Z] from parameters and noise [*batch, N], differentiable in the parameters."""
+
+    @abstractmethod
+    def mode(self, params: Tensor) -> Tensor:
+        """The most probable z, differentiable in the parameters."""
+
+    @abstractmethod
+    def kl_per_variable(self, q: Tensor, p: Tensor) -> Tensor:
+        """D_KL(q || p) >= 0 in nats per variable, [*batch, variables]."""
+
+    @abstractmethod
+    def entropy(self, params: Tensor) -> Tensor:
+        """Entropy in nats [*batch] (differential for continuous families)."""
+
+    def kl(self, q: Tensor, p: Tensor) -> Tensor:
+        """D_KL(q || p) in nats, summed over the variables, [*batch]."""
+        return self.kl_per_variable(q, p).sum(-1)
+
+
+@dataclass(frozen=True, slots=True)
+class Gaussian(Stochastic):
+    """Diagonal Gaussian z of `width` variables; the standard deviation stays in [min_std, 2]."""
+
+    width: int = 32
+    min_std: float = 0.01
+
+    def __post_init__(self) -> None:
+        check_int("latent.width", self.width, low=1, high=4096)
+        if not 0.0 < self.min_std < 1.0:
+            raise ConfigError("latent.min_std", expected="between 0 and 1", actual=self.min_std)
+
+    @property
+    def size(self) -> int:
+        return self.width
+
+    @property
+    def param_size(self) -> int:
+        return 2 * self.width
+
+    @property
+    def noise_size(self) -> int:
+        return self.width
+
+    @property
+    def variables(self) -> int:
+        return self.width
+
+    def moments(self, params: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation."""
+        mean, raw = params.split(self.width, dim=-1)
+        return mean, self.min_std + (2.0 - self.min_std) * torch.sigmoid(raw)
+
+    def sample(self, params: Tensor, noise: Tensor) -> Tensor:
+        mean, std = self.moments(params)
+        return torch.addcmul(mean, std, noise)
+
+    def mode(self, params: Tensor) -> Tensor:
+        return params[..., : self.width]
+
+    def kl_per_variable(self, q: Tensor, p: Tensor) -> Tensor:
+        q_mean, q_std = self.moments(q)
+        p_mean, p_std = self.moments(p)
+        ratio = (q_std / p_std).square()
+        return 0.5 * (((q_mean - p_mean) / p_std).square() + ratio - 1.0 - ratio.log())
+
+    def entropy(self, params: Tensor) -> Tensor:
+        _, std = self.moments(params)
+        return (std.log() + 1.4189385332046727).sum(-1)
+
+
+@dataclass(frozen=True, slots=True)
+class Categorical(Stochastic):
+    """`groups` one-hot variables of `classes` each, with straight-through gradients.
+
+    `uniform` mixes that share of the uniform distribution in, so that no class ever has
+    probability 0 and the KL stays finite (Hafner et al. 2021, 2023).
+    """
+
+    groups: int = 16
+    classes: int = 32
+    uniform: float = 0.01
+
+    def __post_init__(self) -> None:
+        check_int("latent.groups", self.groups, low=1, high=1024)
+        check_int("latent.classes", self.classes, low=2, high=1024)
+        if not 0.0 <= self.uniform < 1.0:
+            raise ConfigError("latent.uniform", expected="in [0, 1)", actual=self.uniform)
+
+    @property
+    def size(self) -> int:
+        return self.groups * self.classes
+
+    @property
+    def param_size(self) -> int:
+        return self.size
+
+    @property
+    def noise_size(self) -> int:
+        return self.groups
+
+    @property
+    def variables(self) -> int:
+        return self.groups
+
+    def log_probs(self, params: Tensor) -> Tensor:
+        """[*batch, groups, classes], the uniform share mixed in."""
+        logits = params.unflatten(-1, (self.groups, self.classes))
+        if self.uniform == 0.0:
+            return F.log_softmax(logits, dim=-1)
+        probs = torch.softmax(logits, dim=-1)
+        return torch.log((1.0 - self.uniform) * probs + self.uniform / self.classes)
+
+    def sample(self, params: Tensor, noise: Tensor) -> Tensor:
+        probs = self.log_probs(params).exp()
+        # One uniform number per variable, inverted through the cumulative distribution.
+        level = torch.special.ndtr(noise).unsqueeze(-1)
+        passed = (probs.detach().cumsum(-1) < level).sum(-1)
+        return self._one_hot(passed.clamp_max(self.classes - 1), probs)
+
+    def mode(self, params: Tensor) -> Tensor:
+        logits = params.unflatten(-1, (self.groups, self.classes))
+        return self._one_hot(logits.argmax(-1), torch.softmax(logits, dim=-1))
+
+    def _one_hot(self, index: Tensor, probs: Tensor) -> Tensor:
+        hard = F.one_hot(index, self.classes).to(probs.dtype)
+        if probs.requires_grad:
+            hard = hard + probs - probs.detach()
+        return hard.flatten(-2)
+
+    def kl_per_variable(self, q: Tensor, p: Tensor) -> Tensor:
+        log_q, log_p = self.log_probs(q), self.log_probs(p)
+        return (log_q.exp() * (log_q - log_p)).sum(-1)
+
+    def entropy(self, params: Tensor) -> Tensor:
+        log_probs = self.log_probs(params)
+        return -(log_probs.exp() * log_probs).sum((-1, -2))
+
+
+def check_int(field: str, value: object, *, low: int, high: int) -> None:
+    """ConfigError unless value is an int (not a bool) within [low, high]."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ConfigError(
+            field, expected=f"an int in {low}..{high}", actual=f"{type(value).__name__} {value!r}"
+        )
+    if not low <= value <= high:
+        raise ConfigError(field, expected=f"an int in {low}..{high}", actual=value)
