@@ -1,0 +1,102 @@
+"""A compact latent world model: what will probably happen, what it is worth, how risky it is.
+
+    from bb_wm import WorldModel
+
+    wm = WorldModel(obs_shape=4, action_dim=2)
+    loss, metrics = wm.update(batch)
+    latent = wm.encode(obs)
+    trajectory = wm.rollout(latent, policy, horizon=10)
+
+Everything public is `bb_wm.X`. Names are loaded when first used, so `import bb_wm` alone imports
+neither torch nor any optional package.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bb_wm.config import GRU as GRU
+    from bb_wm.config import Categorical as Categorical
+    from bb_wm.config import Gaussian as Gaussian
+    from bb_wm.config import Transformer as Transformer
+    from bb_wm.config import WorldModelConfig as WorldModelConfig
+    from bb_wm.errors import ActionError as ActionError
+    from bb_wm.errors import AlignmentError as AlignmentError
+    from bb_wm.errors import BatchError as BatchError
+    from bb_wm.errors import BBWMError as BBWMError
+    from bb_wm.errors import CheckpointError as CheckpointError
+    from bb_wm.errors import ConfigError as ConfigError
+    from bb_wm.errors import DataError as DataError
+    from bb_wm.errors import DeviceError as DeviceError
+    from bb_wm.errors import DtypeError as DtypeError
+    from bb_wm.errors import EpisodeError as EpisodeError
+    from bb_wm.errors import HorizonError as HorizonError
+    from bb_wm.errors import InputTypeError as InputTypeError
+    from bb_wm.errors import LatentError as LatentError
+    from bb_wm.errors import LockError as LockError
+    from bb_wm.errors import MissingExtraError as MissingExtraError
+    from bb_wm.errors import PathError as PathError
+    from bb_wm.errors import PolicyError as PolicyError
+    from bb_wm.errors import RangeError as RangeError
+    from bb_wm.errors import ResourceError as ResourceError
+    from bb_wm.errors import SaveError as SaveError
+    from bb_wm.errors import StaleError as StaleError
+    from bb_wm.errors import VersionError as VersionError
+    from bb_wm.rssm import WorldModel as WorldModel
+    from bb_wm.types import ActionSpec as ActionSpec
+    from bb_wm.types import Batch as Batch
+    from bb_wm.types import Episode as Episode
+    from bb_wm.types import Latent as Latent
+    from bb_wm.types import ObsSpec as ObsSpec
+    from bb_wm.types import Trajectory as Trajectory
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "bb_wm.rssm": ("WorldModel",),
+    "bb_wm.config": ("WorldModelConfig", "GRU", "Transformer", "Gaussian", "Categorical"),
+    "bb_wm.types": ("ActionSpec", "Batch", "Episode", "Latent", "ObsSpec", "Trajectory"),
+    "bb_wm.errors": (
+        "ActionError",
+        "AlignmentError",
+        "BBWMError",
+        "BatchError",
+        "CheckpointError",
+        "ConfigError",
+        "DataError",
+        "DeviceError",
+        "DtypeError",
+        "EpisodeError",
+        "HorizonError",
+        "InputTypeError",
+        "LatentError",
+        "LockError",
+        "MissingExtraError",
+        "PathError",
+        "PolicyError",
+        "RangeError",
+        "ResourceError",
+        "SaveError",
+        "StaleError",
+        "VersionError",
+    ),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = ["__version__", *_HOME_OF]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its home on first use (PEP 562)."""
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module 'bb_wm' has no attribute {name!r}")
+    value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
