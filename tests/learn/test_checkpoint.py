@@ -27,7 +27,7 @@ from bb_wm.learn.checkpoint import (
     save_checkpoint,
     set_aside,
 )
-from bb_wm.learn.tensors import check_header, decode_tensors, digest_tensors, encode_tensors
+from bb_wm.durable.tensors import check_header, decode_tensors, digest_tensors, encode_tensors
 
 
 def tensors(seed: int = 0) -> dict[str, torch.Tensor]:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from bb_wm import durable
 from bb_wm.errors import CheckpointError, ConfigError, SaveError, VersionError
-from bb_wm.learn.tensors import decode_tensors, encode_tensors
+from bb_wm.durable.tensors import decode_tensors, encode_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
