@@ -59,13 +59,17 @@ class Modality(nn.Module, ABC):
         """Per element like `error`, of the shortcut's prediction against the real next sight."""
 
     @abstractmethod
-    def nll(self, error: Tensor, kind: str) -> Tensor:
-        """-log p from `error` [*batch, K, ...]; `kind` is "decode" (row k = k steps) or "direct"."""
+    def nll(self, error: Tensor, kind: str, first: int) -> Tensor:
+        """-log p [*batch, K] from `error` [*batch, K, ...], K horizons by running-scale row.
+
+        `kind` is "decode" (row 0 reconstruction, row k = k steps open loop) or "direct" (row k - 1);
+        the K axis begins at row `first`.
+        """
 
     def observe(self, obs: Tensor, change: Tensor) -> None:
         """Merge real rows [N, *shape] and changes between neighbours into the statistics."""
 
-    def track(self, error: Tensor, mask: Tensor, kind: str) -> None:
+    def track(self, error: Tensor, mask: Tensor, kind: str, first: int) -> None:
         """Merge errors [*, K, ...] into the running scales, where mask [*, K] is true."""
 
 
@@ -105,23 +109,18 @@ class Vector(Modality):
     def advance_error(self, predicted: Tensor, change: Tensor, target: Tensor) -> Tensor:
         return (predicted - target).square()
 
-    def nll(self, error: Tensor, kind: str) -> Tensor:
+    def nll(self, error: Tensor, kind: str, first: int) -> Tensor:
         scale = self.decode_scale if kind == "decode" else self.direct_scale
-        return scale.nll(error).sum(-1)
+        return scale.nll(error, first).sum(-1)
 
     @torch.no_grad()
     def observe(self, obs: Tensor, change: Tensor) -> None:
         self.rows.update(obs.flatten(1))
         self.changes.update(change.flatten(1))
 
-    @torch.no_grad()
-    def track(self, error: Tensor, mask: Tensor, kind: str) -> None:
+    def track(self, error: Tensor, mask: Tensor, kind: str, first: int) -> None:
         scale = self.decode_scale if kind == "decode" else self.direct_scale
-        weight = mask.unsqueeze(-1).to(error.dtype)
-        axes = tuple(range(error.ndim - 2))
-        total = weight.sum(axes)
-        mean = (error * weight).sum(axes) / total.clamp_min(1.0)
-        scale.update(torch.where(total > 0, mean, scale.variance))
+        scale.update(error, mask, first)
 
 
 class Discrete(Modality):
@@ -172,7 +171,7 @@ class Discrete(Modality):
     def advance_error(self, predicted: Tensor, change: Tensor, target: Tensor) -> Tensor:
         return self._cross_entropy(change, target)
 
-    def nll(self, error: Tensor, kind: str) -> Tensor:
+    def nll(self, error: Tensor, kind: str, first: int) -> Tensor:
         return error.sum(-1)
 
 
@@ -236,14 +235,14 @@ class Image(Modality):
     def advance_error(self, predicted: Tensor, change: Tensor, target: Tensor) -> Tensor:
         return (predicted - target.detach()).square()
 
-    def nll(self, error: Tensor, kind: str) -> Tensor:
+    def nll(self, error: Tensor, kind: str, first: int) -> Tensor:
         if kind == "decode":
-            return self.decode_scale.nll(error).sum(-1) * self.pixels
-        return self.direct_scale.nll(error).sum(-1)
+            return self.decode_scale.nll(error, first).sum(-1) * self.pixels
+        return self.direct_scale.nll(error, first).sum(-1)
 
-    @torch.no_grad()
-    def track(self, error: Tensor, mask: Tensor, kind: str) -> None:
-        Vector.track(cast("Vector", self), error, mask, kind)
+    def track(self, error: Tensor, mask: Tensor, kind: str, first: int) -> None:
+        scale = self.decode_scale if kind == "decode" else self.direct_scale
+        scale.update(error, mask, first)
 
 
 class ImageHead(nn.Module):

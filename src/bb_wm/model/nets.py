@@ -95,26 +95,34 @@ class RunningScale(nn.Module):
     variance: Tensor
     seen: Tensor
 
-    def __init__(self, *shape: int, floor: float = 1e-3, fixed: bool = False) -> None:
+    def __init__(
+        self, horizons: int, size: int, *, floor: float = 1e-3, fixed: bool = False
+    ) -> None:
         super().__init__()
         self.floor = floor
         self.fixed = fixed
-        self.register_buffer("variance", torch.ones(shape))
-        self.register_buffer("seen", torch.zeros(()))
+        self.register_buffer("variance", torch.ones(horizons, size))
+        self.register_buffer("seen", torch.zeros(horizons, 1))
 
     @torch.no_grad()
-    def update(self, squared_error: Tensor) -> None:
-        """Merge the batch's mean squared error, of the scale's own shape."""
+    def update(self, squared_error: Tensor, mask: Tensor, first: int) -> None:
+        """Merge errors [*, K, size] of horizons first..first+K-1 where mask [*, K] is true."""
         if self.fixed:
             return
-        self.seen += 1
+        weight = mask.unsqueeze(-1).to(squared_error.dtype)
+        axes = tuple(range(squared_error.ndim - 2))
+        total = weight.sum(axes)
+        mean = (squared_error * weight).sum(axes) / total.clamp_min(1.0)
+        rows = slice(first, first + mean.shape[0])
         # A plain average at first, an exponential one of about 50 batches later.
-        rate = torch.clamp(1.0 / self.seen, min=0.02)
-        self.variance.lerp_(squared_error.to(self.variance.dtype), rate)
+        self.seen[rows] += (total > 0).to(self.seen.dtype)
+        rate = torch.where(total > 0, (1.0 / self.seen[rows].clamp_min(1.0)).clamp_min(0.02), 0.0)
+        self.variance[rows] += rate * (mean - self.variance[rows])
 
-    def nll(self, squared_error: Tensor) -> Tensor:
-        """-log p per element for errors broadcast against the scale's shape."""
-        variance = self.variance.clamp_min(self.floor**2)
+    def nll(self, squared_error: Tensor, first: int) -> Tensor:
+        """-log p per element of errors [*, K, size] of horizons first..first+K-1."""
+        variance = self.variance[first : first + squared_error.shape[-2]]
+        variance = variance.clamp_min(self.floor**2)
         return 0.5 * (squared_error / variance + variance.log() + 1.8378770664093453)
 
     @property

@@ -1,0 +1,52 @@
+"""The whole network: dynamics and heads, with what a latent says in data units."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import nn
+
+from bb_wm.model.dynamics import RSSM, features_of
+from bb_wm.model.heads import ContinueHead, MaskHead, RewardHead, RiskHead
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bb_wm.types import Batch, Latent
+
+
+class Network(nn.Module):
+    """RSSM plus heads."""
+
+    def __init__(self, rssm: RSSM, *, action_size: int, head_hidden: int, masked: bool) -> None:
+        super().__init__()
+        self.rssm = rssm
+        self.reward = RewardHead(rssm.latent_size, head_hidden)
+        self.risk = RiskHead(rssm.latent_size, head_hidden)
+        self.continuation = ContinueHead(rssm.latent_size, head_hidden)
+        self.mask = MaskHead(rssm.latent_size, action_size, head_hidden) if masked else None
+
+    def predict_reward(self, latent: Latent) -> Tensor:
+        return cast("Tensor", self.reward(features_of(latent)))
+
+    def predict_safety(self, latent: Latent) -> Tensor:
+        return cast("Tensor", self.risk(features_of(latent)))
+
+    def predict_continue(self, latent: Latent) -> Tensor:
+        return cast("Tensor", self.continuation(features_of(latent)))
+
+    @torch.no_grad()
+    def observe(self, batch: Batch) -> None:
+        """Merge a batch of real rows into the running statistics."""
+        valid = batch.valid
+        follows = valid[:, 1:] & valid[:, :-1] & ~batch.is_first[:, 1:]
+        for i, key in enumerate(self.rssm.keys):
+            obs = batch.obs[key]
+            rows = obs[valid]
+            changes = (obs[:, 1:].float() - obs[:, :-1].float())[follows]
+            self.rssm.modality(i).observe(rows, changes)
+        self.rssm.action_statistics.update(batch.action[:, :-1][follows])
+        received = valid & ~batch.is_first
+        self.reward.statistics.update(batch.reward[received].unsqueeze(-1))
+        self.risk.statistics.update(batch.safety[received].unsqueeze(-1))
