@@ -1,1 +1,55 @@
+"""Judging a model on real rows: open-loop errors beside baselines, tables, pictures and a page."""
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bb_wm.diagnose.baselines import Forecast, Persistence, Predictor, RidgeARX
+    from bb_wm.diagnose.evaluation import Evaluation, PathScores, RiskScores
+    from bb_wm.diagnose.open_loop import OpenLoopModel, evaluate, evaluate_predictors
+    from bb_wm.diagnose.page import render_page, write_page
+    from bb_wm.diagnose.tables import Table
+    from bb_wm.diagnose.traces import Traces, collect_traces
+    from bb_wm.diagnose.windows import WindowPlan, Windows, cut_windows, plan_windows
+
+_HOMES = {
+    "baselines": ("Forecast", "Persistence", "Predictor", "RidgeARX"),
+    "evaluation": ("Evaluation", "PathScores", "RiskScores"),
+    "open_loop": ("OpenLoopModel", "evaluate", "evaluate_predictors"),
+    "page": ("render_page", "write_page"),
+    "tables": ("Table",),
+    "traces": ("Traces", "collect_traces"),
+    "windows": ("WindowPlan", "Windows", "cut_windows", "plan_windows"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+
+
+__all__ = [
+    "Evaluation",
+    "Forecast",
+    "OpenLoopModel",
+    "PathScores",
+    "Persistence",
+    "Predictor",
+    "RidgeARX",
+    "RiskScores",
+    "Table",
+    "Traces",
+    "WindowPlan",
+    "Windows",
+    "collect_traces",
+    "cut_windows",
+    "evaluate",
+    "evaluate_predictors",
+    "plan_windows",
+    "render_page",
+    "write_page",
+]
