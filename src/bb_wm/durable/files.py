@@ -19,9 +19,7 @@ MAX_BYTES: Final = 16 << 30  # of all that is read at once
 Bytes = bytes | bytearray | memoryview
 
 _TEMPORARY: Final = re.compile(r"\.tmp-(\d+)-([0-9a-f]{8})-\d+-(.+)")
-_TOKEN: Final = secrets.token_hex(
-    4
-)  # tells our temporaries from those of a dead process of our pid
+_TOKEN: Final = secrets.token_hex(4)  # tells ours from those of a dead process of our pid
 _COUNTER: Final = itertools.count()
 
 
