@@ -128,5 +128,5 @@ def test_arx_says_what_it_needs():
 
 def test_arx_gives_up_lags_before_it_gets_slow():
     generator = np.random.default_rng(0)
-    episodes = [make_episode(generator.standard_normal((40, 399))) for _ in range(2)]
-    assert RidgeARX(ObsSpec.of(399), lags=10).fit(episodes).lags == 5
+    episodes = [make_episode(generator.standard_normal((40, 199))) for _ in range(2)]
+    assert RidgeARX(ObsSpec.of(199), lags=10).fit(episodes).lags == 5

@@ -17,7 +17,7 @@ from bb_wm.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from bb_wm.types import Episode, ObsEntry, ObsSpec
 
-MAX_FEATURES = 2048  # ridge regressors; beyond it lags are given up so that a fit stays in seconds
+MAX_FEATURES = 1024  # ridge regressors; beyond it lags are given up so that a fit stays in seconds
 _STRENGTHS = (1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
 
