@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import save as plain_save
 
 from bb_wm import durable
+from bb_wm.durable.tensors import check_header, decode_tensors, digest_tensors, encode_tensors
 from bb_wm.errors import CheckpointError, ConfigError, SaveError, VersionError
 from bb_wm.learn.checkpoint import (
     list_steps,
@@ -27,7 +28,6 @@ from bb_wm.learn.checkpoint import (
     save_checkpoint,
     set_aside,
 )
-from bb_wm.durable.tensors import check_header, decode_tensors, digest_tensors, encode_tensors
 
 
 def tensors(seed: int = 0) -> dict[str, torch.Tensor]:

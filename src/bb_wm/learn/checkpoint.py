@@ -1,8 +1,8 @@
 """Checkpoints that are believed only when every byte is as it was written.
 
-    checkpoints/step-000001500/model.safetensors    all tensors, bits as they were
-    checkpoints/step-000001500/manifest.json        sizes, SHA-256, the step, what else resume needs
-    checkpoints/best/                               a copy of the one with the smallest held-out error
+    checkpoints/step-000001500/model.safetensors   all tensors, bits as they were
+    checkpoints/step-000001500/manifest.json       sizes, SHA-256, the step, what resume needs
+    checkpoints/best/                              a copy, with the smallest held-out error
 
 Directories appear whole or not at all, are ordered by step number (never by time), and a damaged
 one gives way to the one before it, with an error that says what was wrong.
@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from bb_wm import durable
-from bb_wm.errors import CheckpointError, ConfigError, SaveError, VersionError
 from bb_wm.durable.tensors import decode_tensors, encode_tensors
+from bb_wm.errors import CheckpointError, ConfigError, SaveError, VersionError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,6 +44,12 @@ class Checkpoint:
     meta: Mapping[str, Any]
     path: Path
     problems: tuple[CheckpointError, ...] = ()
+
+    def part(self, name: str) -> dict[str, Tensor]:
+        """The tensors saved as "name:...", without that; several owners share one file."""
+        mark = f"{name}:"
+        found = self.tensors.items()
+        return {key.removeprefix(mark): t for key, t in found if key.startswith(mark)}
 
 
 def save_checkpoint(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -72,7 +73,7 @@ class MetricsLog:
 
 
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """All whole lines; a torn last line is left out. Raises DataError on a line that is not JSON."""
+    """All whole lines; a torn last line is left out. Raises DataError on one that is not JSON."""
     raw = durable.read_file(path, error=DataError, field="metrics.jsonl")
     return [
         durable.load_json(line, error=DataError, field=f"metrics.jsonl line {number}")
@@ -93,11 +94,8 @@ class EventLog:
     def append(self, time: str, note: str) -> None:
         """Adds a line; a full disk is no reason to stop telling the others."""
         line = json.dumps({"time": time, "note": note}).encode("ascii") + b"\n"
-        try:
-            with open(self.path, "ab") as stream:
-                stream.write(line)
-        except OSError:
-            pass
+        with contextlib.suppress(OSError), open(self.path, "ab") as stream:
+            stream.write(line)
 
 
 def check_written(log: MetricsLog) -> SaveError | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections import deque
@@ -19,12 +20,12 @@ if TYPE_CHECKING:
 PLAIN_WORDS: Final[Mapping[str, str]] = {
     "loss": "loss",
     "reconstruction": "reconstruction",
-    "kl": "surprise (KL)",
+    "kl_raw": "surprise (KL)",
     "reward": "reward error",
     "safety": "risk error",
     "rollout": "rollout",
     "shortcut": "shortcut",
-    "grad_norm": "gradient",
+    "gradient_norm": "gradient",
 }
 """The numbers shown, in this order, and what they are called; the log holds all of them."""
 
@@ -168,10 +169,8 @@ class ProgressDisplay(Callback):
         if self._progress is not None:
             self._progress.console.print(line, markup=False, highlight=False)
             return
-        try:
+        with contextlib.suppress(OSError):  # nobody reads any more: training goes on
             print(line, file=self._stream, flush=True)
-        except OSError:
-            pass  # nobody reads any more: training goes on
 
 
 def _pace(done: int, goal: int, speed: Speed) -> str:

@@ -23,11 +23,14 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from bb_wm import durable
 from bb_wm.errors import ConfigError, DataError, VersionError
 from bb_wm.learn.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from bb_wm.rssm import WorldModel
 
 FORMAT: Final = 1
 _INFO: Final = "run.json"
@@ -36,12 +39,12 @@ _PACKAGES: Final = ("torch", "numpy", "gymnasium", "mujoco", "safetensors")
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run folder. `world` says what was trained on, in words of the caller's own; `config` is
-    the model's; `settings` are the training's as the run began."""
+    """One run folder. `world` says what was trained on, in words of the caller's own; `model` is
+    `WorldModel.describe()`; `settings` are the training's as the run began."""
 
     folder: Path
     world: Mapping[str, Any]
-    config: Mapping[str, Any]
+    model: Mapping[str, Any]
     settings: TrainSettings
     created: str
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -52,7 +55,7 @@ class Run:
         folder: str | os.PathLike[str],
         *,
         world: Mapping[str, Any],
-        config: Mapping[str, Any],
+        model: WorldModel,
         settings: TrainSettings,
     ) -> Run:
         """A new run folder, whole or not at all. Raises ConfigError when the place is taken,
@@ -66,7 +69,7 @@ class Run:
                 actual=f"{place}, which {'holds a run' if is_run(place) else 'holds other things'}",
                 hint="resume it, or choose another name; nothing is overwritten.",
             )
-        run = cls(place, dict(world), dict(config), settings, _now(), _versions())
+        run = cls(place, dict(world), model.describe(), settings, _now(), _versions())
         run._lay_out()
         return run
 
@@ -92,13 +95,29 @@ class Run:
             return cls(
                 place,
                 dict(data["world"]),
-                dict(data["config"]),
+                dict(data["model"]),
                 settings,
                 str(data["created"]),
                 {str(name): str(version) for name, version in data["versions"].items()},
             )
         except (KeyError, TypeError, AttributeError) as cause:
             raise DataError(_INFO, expected="all its fields", actual=repr(cause)) from cause
+
+    def build_model(self, *, device: str = "cpu") -> WorldModel:
+        """A fresh model as the run's began; training or `load_model` brings what was learnt."""
+        from bb_wm.rssm import WorldModel
+
+        return WorldModel.build(self.model, device=device)
+
+    def load_model(self, *, best: bool = False, device: str = "cpu") -> WorldModel:
+        """The newest model of the run, or the one with the smallest held-out error. Raises
+        CheckpointError when there is none that is whole."""
+        from bb_wm.learn.checkpoint import load_best, load_checkpoint
+
+        found = load_best(self.checkpoints) if best else load_checkpoint(self.checkpoints)
+        model = self.build_model(device=device)
+        model.load_state_tensors(found.part("model"))
+        return model
 
     @property
     def name(self) -> str:
@@ -151,7 +170,7 @@ class Run:
         return dict(durable.load_json(raw, error=DataError, field="evaluation.json"))
 
     def _lay_out(self) -> None:
-        """Everything is made beside the place and renamed into it, so no half folder is ever seen."""
+        """Made beside the place and renamed into it, so that no half folder is ever seen."""
         durable.make_directory(self.folder.parent)
         beside = self.folder.parent / f".new-{os.getpid()}-{self.folder.name}"
         shutil.rmtree(beside, ignore_errors=True)
@@ -179,7 +198,7 @@ class Run:
             "world": dict(self.world),
             "seed": self.settings.seed,
             "settings": self.settings.to_json(),
-            "config": dict(self.config),
+            "model": dict(self.model),
             "versions": dict(self.versions),
         }
 
@@ -216,7 +235,8 @@ A bb_wm training run, begun {run.created} (UTC).
 
 - World: {world}
 - Plan: {settings.updates} updates of {settings.batch_size} sequences of {settings.length} rows,
-  on {settings.rows} collected rows; {settings.heldout_rows} more are held out. Seed {settings.seed}.
+  on {settings.rows} collected rows; {settings.heldout_rows} more are held out. Seed
+  {settings.seed}.
 
 | here | is |
 |---|---|

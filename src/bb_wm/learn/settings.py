@@ -28,11 +28,12 @@ class TrainSettings:
     """How much to collect, how often to update, and when to look.
 
     `rows` is the budget of collected training rows, `heldout_rows` of those only ever judged on.
-    `interleave` is 0 for rows first, then updates; or k: after every k rows follow k * `update_ratio`
-    updates (1 model update per policy step, section 5 of the specification), starting once
-    `first_rows` are there, until `updates` are done. `batch_size` sequences of `length` rows make
-    one update. `probe` asks the alignment probe before the first update. `best_metric` names the
-    evaluation's number that is to become small; the checkpoint with the smallest is kept as 'best'.
+    `interleave` is 0 for rows first, then updates; or k: after every k rows follow
+    k * `update_ratio` updates (1 model update per policy step, section 5 of the specification),
+    starting once `first_rows` are there, until `updates` are done. `batch_size` sequences of
+    `length` rows make one update. `probe` asks the alignment probe before the first update.
+    `best_metric` names the evaluation's number that is to become small; the checkpoint with the
+    smallest is kept as 'best'.
     """
 
     rows: int = 20_000
@@ -86,7 +87,7 @@ class TrainSettings:
         return cls(**data)
 
     def check_resumes(self, before: TrainSettings) -> None:
-        """Raise ConfigError unless training on with these settings continues the run of `before`."""
+        """Raise ConfigError unless these settings continue a run begun with `before`."""
         for field in fields(self):
             mine, theirs = getattr(self, field.name), getattr(before, field.name)
             if field.name not in FREE and mine != theirs:

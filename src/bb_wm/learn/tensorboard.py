@@ -21,7 +21,7 @@ GROUPS: Final = (
     ("risk", ("safety", "risk")),
     ("reward", ("reward", "return")),
     ("continuation", ("continu", "terminat")),
-    ("optimiser", ("grad", "learning_rate", "skipped", "clip")),
+    ("optimiser", ("gradient", "learning_rate", "skipped", "clip")),
 )
 """A number belongs to the first group one of whose words is in its name; else to 'loss'."""
 
@@ -29,11 +29,8 @@ GROUPS: Final = (
 def curve_name(number: str, kind: str) -> str:
     """Where a number is drawn: ("kl", "train") -> "2_kl/kl", held-out numbers marked as such."""
     lowered = number.lower()
-    for group, words in GROUPS:
-        if any(word in lowered for word in words):
-            break
-    else:
-        group = "loss"
+    fitting = (group for group, words in GROUPS if any(word in lowered for word in words))
+    group = next(fitting, "loss")
     leaf = number.replace("/", "_")
     return f"{group}/{leaf}" if kind == "train" else f"{group}/heldout_{leaf}"
 
