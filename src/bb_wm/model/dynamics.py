@@ -1,9 +1,9 @@
 """The recurrent state-space model: filter along real rows, step through imagined ones.
 
-    h_t = f(h_{t-1}, z_{t-1}, a_{t-1})      core
-    z_t ~ q(z_t | h_t, o_t)                 posterior
-    z_t ~ p(z_t | h_t)                      prior
-    o_{t+1} = o_t + d(h_t, o_t, a_t)        shortcut: predicted without z, then read again
+h_t = f(h_{t-1}, z_{t-1}, a_{t-1})      core
+z_t ~ q(z_t | h_t, o_t)                 posterior
+z_t ~ p(z_t | h_t)                      prior
+o_{t+1} = o_t + d(h_t, o_t, a_t)        shortcut: predicted without z, then read again
 """
 
 from __future__ import annotations
@@ -236,6 +236,17 @@ class RSSM(nn.Module):
             key: self.modality(i).decode(self.modality(i).head(trunk), noises[i])
             for i, key in enumerate(self.keys)
         }
+
+    def log_likelihood(self, latent: Latent, obs: Mapping[str, Tensor]) -> Tensor:
+        """log p(obs | h, z) [*batch], in nats of the model's units."""
+        trunk = self.decode_trunk(features_of(latent))
+        total = trunk.new_zeros(trunk.shape[:-1])
+        for i, key in enumerate(self.keys):
+            modality = self.modality(i)
+            error = modality.error(modality.head(trunk), obs[key])
+            # Row 0 of the running scales is the reconstruction's.
+            total = total - modality.nll(error.unsqueeze(-2), "decode", 0).squeeze(-1)
+        return total
 
     def show(self, latent: Latent) -> dict[str, Tensor]:
         """The latent's sight in data units; keys whose sight cannot be shown are decoded."""

@@ -22,6 +22,7 @@ class Network(nn.Module):
     def __init__(self, rssm: RSSM, *, action_size: int, head_hidden: int, masked: bool) -> None:
         super().__init__()
         self.rssm = rssm
+        self.action_size = action_size
         self.reward = RewardHead(rssm.latent_size, head_hidden)
         self.risk = RiskHead(rssm.latent_size, head_hidden)
         self.continuation = ContinueHead(rssm.latent_size, head_hidden)
@@ -35,6 +36,12 @@ class Network(nn.Module):
 
     def predict_continue(self, latent: Latent) -> Tensor:
         return cast("Tensor", self.continuation(features_of(latent)))
+
+    def predict_action_mask(self, latent: Latent) -> Tensor:
+        """Probability [*batch, A] per entry of a flat action; all 1 where masks were not learnt."""
+        if self.mask is None:
+            return torch.ones_like(latent.h[..., :1]).expand(*latent.batch_shape, self.action_size)
+        return cast("Tensor", self.mask(features_of(latent)))
 
     @torch.no_grad()
     def observe(self, batch: Batch) -> None:

@@ -49,7 +49,12 @@ class Objective:
         for field in fields(self):
             value = getattr(self, field.name)
             if field.name in ("steps", "starts", "free_updates"):
-                check_int(f"objective.{field.name}", value, low=int(field.name != "free_updates"), high=10**6)
+                check_int(
+                    f"objective.{field.name}",
+                    value,
+                    low=int(field.name != "free_updates"),
+                    high=10**6,
+                )
             elif value is not None:
                 check_weight(f"objective.{field.name}", value)
         if (self.dynamics is None) != (self.representation is None):
@@ -213,9 +218,7 @@ def decode_nll(
     return total.squeeze(-1) if first_row == 0 else total
 
 
-def rollout_loss(
-    network: Network, section: Section, objective: Objective, track: bool
-) -> Tensor:
+def rollout_loss(network: Network, section: Section, objective: Objective, track: bool) -> Tensor:
     """k steps open loop through the prior's mode: KL to the stopped posteriors, and grounded terms.
 
     Matching latents alone can be satisfied by collapse; the likelihood of the real rows cannot.
