@@ -1,0 +1,100 @@
+"""Training a run to its end and judging it: what `train`, `resume` and `evaluate` share."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from bb_wm.cli import runs
+from bb_wm.errors import MissingExtraError
+from bb_wm.learn.run import Run
+
+if TYPE_CHECKING:
+    from bb_wm.diagnose import Evaluation
+    from bb_wm.learn.callbacks import Callback
+    from bb_wm.learn.settings import TrainSettings
+    from bb_wm.learn.sources import EpisodeSource
+    from bb_wm.rssm import WorldModel
+    from bb_wm.types import Episode
+
+
+def learn(
+    run: Run, source: EpisodeSource, settings: TrainSettings, *, device: str = "cpu"
+) -> int:
+    """Train `run` until `settings.updates`, then judge it; the exit code."""
+    from bb_wm.learn import Trainer
+
+    model = runs.build_model(run, device=device)
+    trainer = Trainer(
+        run, model, source, settings, evaluate=held_out_numbers, callbacks=_watchers()
+    )
+    result = trainer.train()
+    if result.exit_code:
+        print(f"{result.report} Go on with: bb-wm resume {run.folder}", file=sys.stderr)
+        return result.exit_code
+    return judge(run, model)
+
+
+def held_out_numbers(model: WorldModel, episodes: Sequence[Episode]) -> Mapping[str, float]:
+    """The errors followed while training: NRMSE by horizon, latent path and shortcut."""
+    from bb_wm.diagnose import evaluate
+
+    evaluation = evaluate(model, episodes)
+    return {
+        ("nrmse" if mode == "mode" else f"{mode}_nrmse") + f"_{k}": evaluation.nrmse(mode, k)
+        for mode in ("mode", "shortcut")
+        for k in evaluation.horizons
+    }
+
+
+def judge(run: Run, model: WorldModel, *, windows: int = 300) -> int:
+    """Print the held-out table, write evaluation.json and the page; the exit code."""
+    from bb_wm.diagnose import evaluate
+
+    heldout = runs.rows_of(run, model, heldout=True)
+    if not heldout:
+        print(f"No rows are held out in {run.folder}: nothing to judge on.", file=sys.stderr)
+        return 0
+    training = runs.rows_of(run, model, heldout=False)
+    evaluation = evaluate(model, heldout, training=training, windows=windows)
+    run.write_evaluation(evaluation.to_json())
+    page = _page(run, model, evaluation, heldout)
+    print(evaluation.table())
+    print(f"\nPage: {page}" if page else "\nNo page was written.")
+    print(f"Run:  {run.folder}")
+    print(f"Next: bb-wm rollout {run.folder}")
+    return 0
+
+
+def _page(
+    run: Run, model: WorldModel, evaluation: Evaluation, heldout: Sequence[Episode]
+) -> str:
+    """The page's path; "" where the pictures' package is absent."""
+    from bb_wm.diagnose import collect_traces, write_page
+    from bb_wm.diagnose.page import describe_software
+    from bb_wm.diagnose.plots import read_metrics
+
+    config: dict[str, Any] = {"model": run.config["settings"], "training": run.settings.to_json()}
+    about = {"world": run.world, "begun": run.created, "updates": model.updates}
+    try:
+        path = write_page(
+            run.page,
+            evaluation,
+            title=run.name,
+            traces=collect_traces(model, heldout),
+            metrics=read_metrics(run.metrics) if run.metrics.exists() else None,
+            config=config,
+            provenance={**about, **describe_software()},
+        )
+    except MissingExtraError as error:
+        print(f"Page not written: {error}", file=sys.stderr)
+        return ""
+    return str(path)
+
+
+def _watchers() -> list[Callback]:
+    from bb_wm.learn import ProgressDisplay, TensorBoard
+
+    curves = TensorBoard.if_installed()
+    return [ProgressDisplay(), *([curves] if curves else [])]
