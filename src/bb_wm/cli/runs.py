@@ -160,5 +160,5 @@ def rows_of(run: Run, model: WorldModel, *, heldout: bool) -> Sequence[Episode]:
     folder = run.heldout if heldout else run.episodes
     if not folder.exists():
         return ()
-    store = EpisodeStore(folder, model.obs_spec, model.action_spec)
+    store = EpisodeStore(folder, model.obs_spec, model.action_spec, mode="r")
     return [store[index] for index in range(len(store))]

@@ -37,23 +37,41 @@ class TrainSettings:
     """
 
     rows: int = 20_000
+    """Training rows to collect."""
     heldout_rows: int = 4_000
+    """Rows more that are only ever judged on."""
     updates: int = 3_000
+    """Model updates in all."""
     batch_size: int = 16
+    """Sequences per update."""
     length: int = 64
+    """Rows per sequence."""
     seed: int = 0
+    """The run's chance: the same seed is the same run."""
     interleave: int = 0
+    """0: collect first, then update; k: update after every k rows."""
     update_ratio: float = 1.0
+    """Updates per collected row when interleaving."""
     first_rows: int = 1_000
+    """Rows before the first update when interleaving."""
     log_every: int = 50
+    """Updates between lines of metrics.jsonl."""
     evaluate_every: int = 1_000
+    """Updates between looks at the held-out rows; 0: only at the end."""
     checkpoint_every: int = 500
+    """Updates between checkpoints."""
     keep: int = 3
+    """Checkpoints kept."""
     best_metric: str = "nrmse_10"
+    """The held-out number that is to become small; its best is kept."""
     probe: bool = True
+    """Whether the alignment probe is asked before the first update."""
     bad_batch_limit: float = 0.05
+    """Share of refused batches at which training halts."""
     skip_limit: int = 10
+    """Updates in a row with numbers not finite at which training halts."""
     on_save_error: Literal["continue", "halt"] = "continue"
+    """What a full disk means for training."""
 
     def __post_init__(self) -> None:
         least = dict.fromkeys(("rows", "updates", "batch_size", "log_every", "keep"), 1)
