@@ -87,9 +87,10 @@ def test_joined_states_equal_brute_force_over_answer_sequences() -> None:
     """Two calls of A, then one of B, summed over all 5 * 5 * 5 sequences without any symmetry."""
     desk = exact.Desk(1, 3.0, 1.0)
     total = 0.0
+    tools = ((0.1, 0.7), (0.1, 0.7), (0.25, 0.95))  # silence, right
     for sequence in itertools.product(range(5), repeat=3):  # 0..3 named, 4 silent
         joint = [0.65 if k == 0 else 0.35 / 3 for k in range(4)]
-        for (silence, right), answer in zip(((0.1, 0.7), (0.1, 0.7), (0.25, 0.95)), sequence):
+        for (silence, right), answer in zip(tools, sequence, strict=True):
             for k in range(4):
                 named = right if k == answer else (1 - right) / 3
                 joint[k] *= silence if answer == 4 else (1 - silence) * named

@@ -55,7 +55,8 @@ def test_costs_rewards_and_ends_by_hand() -> None:
     total = [env.step(tool)[1] for tool in (0, 1, 2)]
     assert total == pytest.approx([-0.15, -0.60, -0.06])
     obs, _, ended, _, info = env.step(2)
-    assert obs["calls_left"] == 0 and not ended
+    assert obs["calls_left"] == 0
+    assert not ended
     assert info["action_mask"].tolist() == [0, 0, 0, 1, 1, 1, 1, 1]
     right = env._intent
     obs, reward, ended, cut, info = env.step(3 + right)
@@ -188,7 +189,8 @@ def test_rows_tell_one_story() -> None:
             cost = exact.Desk(0, 1.0, (1.0, 3.0)[desks.obs["price"][i, 0]]).cost("ABC"[tool])
             assert desks.reward[i, t + 1] == pytest.approx(-cost)
         end = int(desks.length[i])
-        assert desks.action[i, end - 2] >= 3 and (desks.action[i, end - 1 :] == -1).all()
+        assert desks.action[i, end - 2] >= 3
+        assert (desks.action[i, end - 1 :] == -1).all()
 
 
 def test_episodes_carry_masks_and_idle_last_rows() -> None:
@@ -197,9 +199,11 @@ def test_episodes_carry_masks_and_idle_last_rows() -> None:
     lengths = {len(episode) for episode in episodes}
     assert lengths == {2, 3, 4, 5, 6}
     for episode in episodes:
-        assert not episode.action[-1].any() and (episode.action[:-1].sum(-1) == 1).all()
+        assert not episode.action[-1].any()
+        assert (episode.action[:-1].sum(-1) == 1).all()
         assert episode.action_mask is not None
         assert not (episode.action.astype(bool) & ~episode.action_mask).any()
         assert episode.obs["named"].shape == (len(episode), 8)
         assert episode.obs["cue"].shape == (len(episode), 1)
-        assert episode.terminated and not episode.truncated
+        assert episode.terminated
+        assert not episode.truncated

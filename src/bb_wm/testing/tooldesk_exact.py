@@ -1,4 +1,4 @@
-"""ToolDesk solved exactly on paper's terms: the twin of `bb_wm.worlds.tooldesk`, sharing no code with it.
+"""ToolDesk solved exactly: the twin of `bb_wm.worlds.tooldesk`, sharing no code with it.
 
 A state of knowledge is the visible context (clarity, stake, price), the cue and how often each tool
 named each intent; tool C and a missing answer teach nothing. All values are expectations over the

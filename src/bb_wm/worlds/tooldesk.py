@@ -26,10 +26,10 @@ Observations (all Discrete, or one-hots of the same order with `observation="vec
 | price, stake | 2, 2 | 0: one, 1: three |
 | tool | 4 | 0 none yet, 1..3: A, B, C was called last |
 
-The last row repeats what was seen before the end. Its risk, `info["safety"]`, is 1 when a commit was
-wrong, else 0. With `expected_reward=True` reward and risk of a commit are their expectations under
-the true belief: the same mean without chance. `info["belief"]` is that belief; it is for scoring
-only, an agent that reads it cheats.
+The last row repeats what was seen before the end. Its risk, `info["safety"]`, is 1 when a commit
+was wrong, else 0. With `expected_reward=True` reward and risk of a commit are their expectations
+under the true belief: the same mean without chance. `info["belief"]` is that belief; it is for
+scoring only, an agent that reads it cheats.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def observation_space() -> gymnasium.spaces.Dict:
     """The dict of Discrete keys of the table above."""
     return gymnasium.spaces.Dict(
         {
-            key: gymnasium.spaces.MultiDiscrete(classes)
+            key: gymnasium.spaces.MultiDiscrete(list(classes))
             if isinstance(classes, tuple)
             else gymnasium.spaces.Discrete(classes)
             for key, classes in CLASSES.items()
@@ -86,15 +86,16 @@ def observation_space() -> gymnasium.spaces.Dict:
 
 def as_vector(obs: Mapping[str, np.ndarray]) -> np.ndarray:
     """Discrete keys [*batch] ("named" [*batch, 8]) -> their one-hots [*batch, VECTOR_SIZE]."""
-    columns = []
+    columns: list[np.ndarray] = []
     for key, classes in CLASSES.items():
         values = np.asarray(obs[key])
         if isinstance(classes, tuple):
             hot = np.eye(classes[0], dtype=np.float32)[values]
-            columns.append(hot.reshape(*values.shape[:-1], -1))
+            columns.append(np.asarray(hot.reshape(*values.shape[:-1], -1)))
         else:
             columns.append(np.eye(classes, dtype=np.float32)[values])
-    return np.concatenate(columns, axis=-1)
+    joined: np.ndarray = np.concatenate(columns, axis=-1)
+    return joined
 
 
 def likelihood(tool: int, named: int) -> np.ndarray:
@@ -113,8 +114,10 @@ def belief(clarity: int, cue: int, named: np.ndarray) -> np.ndarray:
 
 
 class ToolDesk(gymnasium.Env[Any, Any]):
-    """The world of this module's table. `reset(options={"clarity": 0, "stake": 1, "price": 0})` fixes
-    any of the three visible levels, by index."""
+    """The world of this module's table.
+
+    `reset(options={"clarity": 0, "stake": 1})` fixes any of the three visible levels, by index.
+    """
 
     metadata = {"render_modes": ["ansi"]}  # noqa: RUF012 (Gymnasium's own form)
 
@@ -203,7 +206,7 @@ class ToolDesk(gymnasium.Env[Any, Any]):
         mask[:TOOLS] = self._seen["calls_left"] > 0
         return {"action_mask": mask, "safety": safety, "belief": self._belief()}
 
-    def render(self) -> str:  # type: ignore[override]
+    def render(self) -> str:
         """One line: what is seen."""
         return ", ".join(f"{key} {value}" for key, value in sorted(self._seen.items()))
 
