@@ -1,0 +1,270 @@
+"""docs/benchmarks.md, written from the JSON results and never by hand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from bb_wm import durable
+from bb_wm.diagnose.evaluation import Evaluation, number
+from bb_wm.diagnose.tables import Table
+from benchmarks import exact_worlds, real_worlds
+from benchmarks.results import Results, say
+from benchmarks.training import DELTA_MLP, PRESETS
+
+Found = list[dict[str, Any]]
+_HEAD = """# Benchmarks
+
+Written by `python -m benchmarks report` from the JSON results of `python -m benchmarks worlds`,
+`exact` and `import-time`; not edited by hand. Every number is a mean over seeds with the smallest
+and the largest in brackets. One set of hyper-parameters serves every world.
+"""
+
+
+def write(results: Results, page: Path) -> int:
+    """Write the page; 1 when there is nothing to write about."""
+    found = list(results.all())
+    sections = [_HEAD]
+    worlds = [r for r in found if r["part"] == "worlds"]
+    exact = [r for r in found if r["part"] == "exact"]
+    imports = [r for r in found if r["part"] == "import-time"]
+    if worlds:
+        sections += _real(_newest_settings(worlds))
+    if exact:
+        sections += _exact(_newest_settings(exact))
+    for result in imports:
+        sections += _imports(result)
+    if len(sections) == 1:
+        say(f"no results in {results.folder}")
+        return 1
+    page.parent.mkdir(parents=True, exist_ok=True)
+    durable.write_file(page, ("\n\n".join(s.strip() for s in sections) + "\n").encode())
+    say(f"wrote {page}")
+    return 0
+
+
+def _newest_settings(found: Found) -> Found:
+    """Only results of one setting: the one most results were made with, the longest on a tie."""
+    groups: dict[str, Found] = {}
+    for result in found:
+        groups.setdefault(repr(sorted(result["settings"].items())), []).append(result)
+    return max(groups.values(), key=lambda g: (len(g), g[0]["settings"].get("updates", 0)))
+
+
+def _how(found: Found) -> str:
+    settings, seeds = found[0]["settings"], sorted({r["seed"] for r in found})
+    machines = sorted({r["software"]["machine"] for r in found})
+    commits = sorted({r["software"]["commit"] for r in found})
+    return (
+        f"{settings['rows']:,} rows of uniformly random actions, {settings['updates']:,} updates "
+        f"of {settings['batch_size']} sequences of {settings['length']} rows, seeds "
+        f"{', '.join(map(str, seeds))}, one thread ({'; '.join(machines)}), torch "
+        f"{found[0]['software']['torch']}, commit {', '.join(commits)}."
+    )
+
+
+# --- real worlds ----------------------------------------------------------------------------------
+
+
+def _real(found: Found) -> list[str]:
+    sections = [
+        "## Real worlds, open loop",
+        _how(found) + " NRMSE_k = sqrt(mean_d MSE_{k,d} / Var_d) on held-out episodes after real "
+        "context rows, then only the real actions; 0 is perfect, 1 predicts the mean.",
+    ]
+    worlds = sorted({r["world"] for r in found}, key=_order(real_worlds.WORLDS))
+    summary = [row for world in worlds for row in _headline(world, _of(found, world=world))]
+    header = ("world", "preset", "model", "persistence", "ridge ARX", "/ persistence", "/ ARX")
+    k = _evaluation(found[0]).headline
+    sections.append(
+        Table(f"At the headline horizon (k={k}), mode path", header, tuple(summary)).markdown()
+    )
+    sections.append(_shortcut(found, worlds).markdown())
+    for world in worlds:
+        mine = _of(found, world=world)
+        sections += [f"### {world}", _world_table(mine).markdown(), _world_note(mine)]
+    sections.append(_cost(found, worlds).markdown())
+    return sections
+
+
+def _headline(world: str, found: Found) -> Iterable[tuple[str, ...]]:
+    for preset in _presets(found):
+        runs = [_evaluation(r) for r in _of(found, preset=preset)]
+        if preset == DELTA_MLP:
+            errors = [e.nrmse("delta-MLP", e.headline) for e in runs]
+            yield (world, preset, _spread(errors), "", "", "", "")
+            continue
+        model = [e.nrmse("mode", e.headline) for e in runs]
+        rivals = [[_rival(e, kind) for e in runs] for kind in ("persistence", "ridge")]
+        ratios = [[m / r for m, r in zip(model, rival, strict=True)] for rival in rivals]
+        yield (world, preset, *(map(_spread, (model, *rivals, *ratios))))
+
+
+def _shortcut(found: Found, worlds: list[str]) -> Table:
+    """Shortcut error over latent error at short horizons; below 1 the shortcut is better."""
+    rows = []
+    for world in worlds:
+        for preset in _presets(_of(found, world=world)):
+            runs = [_evaluation(r) for r in _of(found, world=world, preset=preset)]
+            if preset == DELTA_MLP:
+                continue
+            cells = []
+            for k in (1, 2, 3, 5, 10):
+                pairs = [e for e in runs if k <= len(e.counts)]
+                ratio = [e.nrmse("shortcut", k) / e.nrmse("mode", k) for e in pairs]
+                cells.append(_spread(ratio))
+            rows.append((world, preset, *cells))
+    header = ("world", "preset", "k=1", "k=2", "k=3", "k=5", "k=10")
+    return Table(
+        "Shortcut error / latent error (below 1: the shortcut is better)", header, tuple(rows)
+    )
+
+
+def _world_table(found: Found) -> Table:
+    horizons = _evaluation(found[0]).horizons
+    rows = []
+    for preset in _presets(found):
+        runs = [_evaluation(r) for r in _of(found, preset=preset)]
+        for path in [p.name for p in runs[0].paths if p.is_model or preset == DELTA_MLP]:
+            cells = [_spread([e.nrmse(path, k) for e in runs]) for k in horizons]
+            k = runs[0].headline
+            reward = _spread([e.path(path).reward_nrmse[k - 1] for e in runs])
+            rows.append((preset if preset == DELTA_MLP else f"{preset}, {path}", *cells, reward))
+    runs = [_evaluation(r) for r in found if r["preset"] != DELTA_MLP]
+    if runs:
+        one = _one_per_seed(found)
+        for name in [p.name for p in runs[0].paths if not p.is_model]:
+            cells = [_spread([e.nrmse(name, k) for e in one]) for k in horizons]
+            k = runs[0].headline
+            reward = _spread([e.path(name).reward_nrmse[k - 1] for e in one])
+            rows.append((name, *cells, reward))
+    header = ("", *(f"k={k}" for k in horizons), f"reward k={_evaluation(found[0]).headline}")
+    return Table("NRMSE", header, tuple(rows))
+
+
+def _world_note(found: Found) -> str:
+    runs = _one_per_seed(found) or [_evaluation(found[0])]
+    first = runs[0]
+    parts = [f"Context {first.context} rows"]
+    if first.note:
+        parts.append(first.note)
+    if any(not math.isnan(e.kl) for e in runs):
+        parts.append(
+            f"raw KL {_spread([e.kl for e in runs])} nats per row, reconstruction NRMSE "
+            f"{_spread([e.reconstruction for e in runs])} ({_presets(found)[0]})"
+        )
+    scored = [e.path("mode").risk for e in runs if any(p.name == "mode" for p in e.paths)]
+    k = first.headline
+    ranks = [r.auroc[k - 1] for r in scored if r is not None and not math.isnan(r.auroc[k - 1])]
+    if ranks:
+        parts.append(f"AUROC of risk within {k}: {_spread(ranks)}")
+    return "; ".join(parts) + "."
+
+
+def _cost(found: Found, worlds: list[str]) -> Table:
+    presets = _presets(found)
+    rows = [
+        (world, *(_seconds(_of(found, world=world, preset=preset)) for preset in presets))
+        for world in worlds
+    ]
+    sizes = tuple(
+        _spread([r["parameters"] / 1e3 for r in _of(found, preset=preset)]) for preset in presets
+    )
+    table = [*rows, ("parameters, thousands", *sizes)]
+    return Table("Wall time of training (seconds, one thread)", ("", *presets), tuple(table))
+
+
+def _seconds(found: Found) -> str:
+    return _spread([r["train_seconds"] for r in found])
+
+
+# --- exact worlds ---------------------------------------------------------------------------------
+
+
+def _exact(found: Found) -> list[str]:
+    sections = ["## Worlds with known answers", _how(found)]
+    kalman, echo, line = (_of(found, world=world) for world in exact_worlds.WORLDS)
+    if kalman:
+        sections.append(
+            _per_step(
+                kalman, "ratio", "KalmanWorld: k-step MSE / the exact Kalman predictor's"
+            ).markdown()
+        )
+    if line:
+        sections.append(_per_step(line, "rmse", "LineWorld: rollout RMSE in data units").markdown())
+    if echo:
+        sections.append(
+            _per_step(echo, "nrmse", "EchoWorld: NRMSE of obs[t+1] = action[t]").markdown()
+        )
+        told = echo[0].get("probe", {})
+        sections.append(
+            "Alignment probe on EchoWorld's rows with actions shifted by k rows: "
+            + "; ".join(f"{shift}: {answer}" for shift, answer in told.items())
+            + "."
+        )
+    return sections
+
+
+def _per_step(found: Found, measure: str, title: str) -> Table:
+    steps = [k for k in (1, 2, 3, 5, 7, 10) if k <= exact_worlds.REACH]
+    rows = []
+    for preset in _presets(found):
+        runs = _of(found, preset=preset)
+        for mode in exact_worlds.MODES:
+            curves = [r[f"{measure}_{mode}"] for r in runs]
+            worst = max(sum(c[k] for c in curves) / len(curves) for k in range(len(curves[0])))
+            cells = [_spread([curve[k - 1] for curve in curves]) for k in steps]
+            rows.append((f"{preset}, {mode}", *cells, number(worst)))
+    return Table(title, ("", *(f"k={k}" for k in steps), "worst mean"), tuple(rows))
+
+
+def _imports(result: dict[str, Any]) -> list[str]:
+    rows = tuple((name, f"{value:.3f} s") for name, value in result["seconds"].items())
+    title = (
+        f"Fresh processes, median of 5 (the bar for what is added to torch is {result['bar']} s)"
+    )
+    return ["## Import time", Table(title, ("", "seconds"), rows).markdown()]
+
+
+# --- common ---------------------------------------------------------------------------------------
+
+
+def _evaluation(result: dict[str, Any]) -> Evaluation:
+    return Evaluation.from_json(result["evaluation"])
+
+
+def _of(found: Found, **wanted: Any) -> Found:
+    return [r for r in found if all(r[key] == value for key, value in wanted.items())]
+
+
+def _presets(found: Found) -> list[str]:
+    return sorted({r["preset"] for r in found}, key=_order((*PRESETS, DELTA_MLP)))
+
+
+def _one_per_seed(found: Found) -> list[Evaluation]:
+    """One model's evaluation per seed, for what does not depend on the preset."""
+    trained = [r for r in found if r["preset"] != DELTA_MLP]
+    if not trained:
+        return []
+    return [_evaluation(r) for r in _of(trained, preset=_presets(trained)[0])]
+
+
+def _rival(evaluation: Evaluation, start: str) -> float:
+    names = [p.name for p in evaluation.paths if p.name.startswith(start)]
+    return evaluation.nrmse(names[0], evaluation.headline) if names else float("nan")
+
+
+def _order(known: Sequence[str]) -> Callable[[str], tuple[int, str]]:
+    return lambda name: (known.index(name) if name in known else len(known), name)
+
+
+def _spread(values: Sequence[float]) -> str:
+    """Mean [smallest, largest] over seeds."""
+    if not values:
+        return "-"
+    if len(values) == 1:
+        return number(values[0])
+    mean = sum(values) / len(values)
+    return f"{number(mean)} [{number(min(values))}, {number(max(values))}]"
