@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bb_wm.data.alignment import probe_alignment as probe_alignment
     from bb_wm.data.collect import collect as collect
+    from bb_wm.data.collect import collect_episodes as collect_episodes
     from bb_wm.data.door import as_batch as as_batch
     from bb_wm.data.door import as_obs as as_obs
     from bb_wm.data.episodes import validate_episode as validate_episode
     from bb_wm.data.files import load_episodes as load_episodes
+    from bb_wm.data.recorder import Policy as Policy
     from bb_wm.data.sampler import SequenceSampler as SequenceSampler
     from bb_wm.data.store import EpisodeStore as EpisodeStore
     from bb_wm.data.store import StoreReport as StoreReport
@@ -20,9 +22,11 @@ _HOMES = {
     "as_batch": "door",
     "as_obs": "door",
     "collect": "collect",
+    "collect_episodes": "collect",
     "load_episodes": "files",
     "probe_alignment": "alignment",
     "EpisodeStore": "store",
+    "Policy": "recorder",
     "SequenceSampler": "sampler",
     "StoreReport": "store",
     "validate_episode": "episodes",
