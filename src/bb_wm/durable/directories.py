@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import itertools
 import os
+import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from bb_wm.durable.files import (
     Bytes,
     clean_temporaries,
     make_directory,
-    read_stream,
+    read_descriptor,
     reason,
     remove,
     save_error,
@@ -225,10 +226,11 @@ def _read_member(
             expected="a regular file, no link",
             actual=f"{label}: {reason(cause)}",
         ) from cause
-    with open(descriptor, "rb") as stream:
-        if os.fstat(descriptor).st_nlink > 1:
-            raise error("member", expected="a file with one name", actual=f"hard link {label}")
-        return read_stream(stream, error, "member", label, cap, size)
+    status = os.fstat(descriptor)
+    if stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
+        os.close(descriptor)
+        raise error("member", expected="a file with one name", actual=f"hard link {label}")
+    return read_descriptor(descriptor, error, "member", label, cap, size)
 
 
 def _parse_manifest(raw: bytes, target: Path, error: type[BBWMError]) -> Manifest:

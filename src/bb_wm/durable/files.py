@@ -10,7 +10,7 @@ import secrets
 import shutil
 import stat
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 from bb_wm.errors import BBWMError, SaveError
 
@@ -30,13 +30,17 @@ def write_file(path: str | os.PathLike[str], data: Bytes) -> None:
     try:
         write_new(temporary, data)
         os.replace(temporary, target)
-        sync_directory(target.parent)
     except OSError as cause:
         remove(temporary)
         raise save_error(target, cause) from cause
     except BaseException:
         remove(temporary)
         raise
+    try:
+        sync_directory(target.parent)
+    except OSError as cause:
+        hint = "the new file is in place, but may not survive a power cut."
+        raise save_error(target, cause, hint) from cause
 
 
 def read_file(
@@ -55,28 +59,33 @@ def read_file(
         if isinstance(cause, BBWMError):
             raise
         raise error(field, expected="a readable file", actual=f"{path}: {reason(cause)}") from cause
-    with open(descriptor, "rb") as stream:
-        return read_stream(stream, error, field, str(path), max_bytes, None)
+    return read_descriptor(descriptor, error, field, str(path), max_bytes, None)
 
 
-def read_stream(
-    stream: BinaryIO, error: type[BBWMError], field: str, name: str, cap: int, size: int | None
+def read_descriptor(
+    descriptor: int, error: type[BBWMError], field: str, name: str, cap: int, size: int | None
 ) -> bytes:
-    status = os.fstat(stream.fileno())
-    if not stat.S_ISREG(status.st_mode):
-        raise error(field, expected="a regular file", actual=name)
-    if size is not None and status.st_size != size:
-        raise error(field, expected=f"{size} bytes in {name}", actual=f"{status.st_size} bytes")
-    if status.st_size > cap:
-        raise error(field, expected=f"at most {cap} bytes", actual=f"{status.st_size} in {name}")
+    """All bytes of an open regular file of `size` bytes, at most `cap`; closes it."""
     try:
-        data: bytes = stream.read(status.st_size + 1)  # one more would show that it grew
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise error(field, expected="a regular file", actual=name)
+        if size is not None and status.st_size != size:
+            raise error(field, expected=f"{size} bytes in {name}", actual=f"{status.st_size} bytes")
+        if status.st_size > cap:
+            raise error(
+                field, expected=f"at most {cap} bytes", actual=f"{status.st_size} in {name}"
+            )
+        with open(descriptor, "rb", closefd=False) as stream:
+            data: bytes = stream.read(status.st_size + 1)  # one more would show that it grew
+        if len(data) != status.st_size:
+            raise error(field, expected=f"{status.st_size} bytes in {name}", actual=len(data))
     except OSError as cause:
+        if isinstance(cause, error):
+            raise
         raise error(field, expected="a readable file", actual=f"{name}: {reason(cause)}") from cause
-    if len(data) != status.st_size:
-        raise error(
-            field, expected=f"{status.st_size} bytes in {name}", actual=f"{len(data)} bytes"
-        )
+    finally:
+        os.close(descriptor)
     return data
 
 
@@ -117,16 +126,17 @@ def clean_temporaries(directory: str | os.PathLike[str], name: str | None = None
         match = _TEMPORARY.fullmatch(entry.name)
         if match is None or (name is not None and match[3] != name):
             continue
-        if match[2] == _TOKEN or (int(match[1]) != os.getpid() and _alive(int(match[1]))):
+        pid = int(match[1])
+        if match[2] == _TOKEN if pid == os.getpid() else _alive(pid):
             continue
         remove(Path(entry.path))
         removed += 1
     return removed
 
 
-def save_error(path: object, cause: OSError) -> SaveError:
+def save_error(path: object, cause: OSError, hint: str = "") -> SaveError:
     """The SaveError for a failed write, with its errno."""
-    hint = {
+    known = {
         28: "free some disk space.",
         122: "free some disk quota.",
         30: "file system is read-only.",
@@ -135,7 +145,7 @@ def save_error(path: object, cause: OSError) -> SaveError:
         "path",
         expected="a place that can be written",
         actual=f"{path}: {reason(cause)}",
-        hint=hint.get(cause.errno or 0, "what was there before is intact."),
+        hint=hint or known.get(cause.errno or 0, "what was there before is intact."),
     )
     error.errno = cause.errno
     return error
