@@ -1,1 +1,1 @@
-"""The network: observation -> modality -> posterior -> latent -> heads. Knows nothing of deciding."""
+"""The network: observation -> modality -> posterior -> latent -> heads; it decides nothing."""

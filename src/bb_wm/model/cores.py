@@ -169,8 +169,10 @@ class Block(nn.Module):
     def forward(self, x: Tensor, cache: Tensor, used: Tensor) -> tuple[Tensor, Tensor]:
         query, key_value = self.qkv(self.attend_norm(x)).tensor_split([x.shape[-1]], dim=-1)
         rows = torch.cat([cache, key_value.unsqueeze(-2)], dim=-2)
-        keys, values = (part.unflatten(-1, (self.heads, -1)) for part in rows.chunk(2, dim=-1))
-        query = query.unflatten(-1, (self.heads, -1))
+        keys, values = (
+            part.reshape(*part.shape[:-1], self.heads, -1) for part in rows.chunk(2, dim=-1)
+        )
+        query = query.reshape(*query.shape[:-1], self.heads, -1)
         scores = torch.einsum("...hd,...lhd->...hl", query, keys) * query.shape[-1] ** -0.5
         scores = scores + self.distance
         blocked = torch.cat([used, torch.ones_like(used[..., :1])], dim=-1) < 0.5

@@ -1,9 +1,9 @@
 """The recurrent state-space model: filter along real rows, step through imagined ones.
 
-h_t = f(h_{t-1}, z_{t-1}, a_{t-1})      core
-z_t ~ q(z_t | h_t, o_t)                 posterior
-z_t ~ p(z_t | h_t)                      prior
-o_{t+1} = o_t + d(h_t, o_t, a_t)        shortcut: predicted without z, then read again
+h_t = f(h_{t-1}, z_{t-1}, a_{t-1})          core
+z_t ~ q(z_t | h_t, o_t)                     posterior
+z_t ~ p(z_t | h_t)                          prior
+o_t = o_{t-1} + d(h_t, o_{t-1}, a_{t-1})    shortcut: z_t is skipped, then read off o_t
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from bb_wm.model.modalities import Modality, modality_of
-from bb_wm.model.nets import MLP, Statistics
+from bb_wm.model.nets import MLP, Statistics, split
 from bb_wm.types import ActionSpec, Latent, ObsSpec
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Filtered:
 
 
 class RSSM(nn.Module):
-    """Modalities, core, prior, posterior, shortcut and decoder on one action and observation space."""
+    """Modalities, core, prior, posterior, shortcut and decoder for one pair of spaces."""
 
     def __init__(
         self,
@@ -139,7 +139,7 @@ class RSSM(nn.Module):
     def advance(
         self, latent: Latent, projected: Tensor, keep: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """(h, memory) of the next row; where keep [*batch] is 0 the past and its action are gone."""
+        """(h, memory) of the next row; where keep [*batch] is 0 the past is forgotten."""
         h, z, memory = latent.h, latent.z, latent.memory
         if keep is not None:
             gate = keep.unsqueeze(-1)
@@ -202,22 +202,21 @@ class RSSM(nn.Module):
     def shortcut_step(self, latent: Latent, action: Tensor) -> tuple[Latent, Tensor]:
         """One imagined row by the direct path, and the direct net's raw output.
 
-        The next sight is predicted from (h, sight, action) without z, then read again as if it had
-        been seen, which refreshes h for the row after; the prior is never asked.
+        The row's sight is predicted from (h, last sight, action) before any z, then read as if it
+        had been seen, which refreshes h for the row after; the prior is never asked.
         """
         scaled = self.scale_action(action)
-        sight, change = self.predict_sight(latent, scaled)
         h, memory = self.advance(latent, self.core.project(scaled))
+        sight, change = self.predict_sight(h, latent.sight, scaled)
         params = self.posterior(h, self.embed(sight))
         return Latent(h, self.family.mode(params), memory, sight), change
 
-    def predict_sight(self, latent: Latent, scaled_action: Tensor) -> tuple[Tensor, Tensor]:
-        """The direct path's next sight and the raw output it was made from."""
-        sight = latent.sight
-        change = self.direct(torch.cat([latent.h, sight, scaled_action], dim=-1))
-        pieces = zip(
-            sight.split(self.sight_sizes, -1), change.split(self.sight_sizes, -1), strict=True
-        )
+    def predict_sight(
+        self, h: Tensor, sight: Tensor, scaled_action: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The row's sight from its h and the last row's sight and action, and the raw output."""
+        change = self.direct(torch.cat([h, sight, scaled_action], dim=-1))
+        pieces = zip(split(sight, self.sight_sizes), split(change, self.sight_sizes), strict=True)
         moved = [self.modality(i).advance(a, b) for i, (a, b) in enumerate(pieces)]
         return (moved[0] if len(moved) == 1 else torch.cat(moved, dim=-1)), change
 
@@ -231,7 +230,7 @@ class RSSM(nn.Module):
         """o ~ p(o | h, z) per key in data units; the most probable one without noise."""
         trunk = self.decode_trunk(features_of(latent))
         sizes = [self.modality(i).noise_size for i in range(len(self.keys))]
-        noises = [None] * len(sizes) if noise is None else list(noise.split(sizes, dim=-1))
+        noises = [None] * len(sizes) if noise is None else split(noise, sizes)
         return {
             key: self.modality(i).decode(self.modality(i).head(trunk), noises[i])
             for i, key in enumerate(self.keys)
@@ -250,7 +249,7 @@ class RSSM(nn.Module):
 
     def show(self, latent: Latent) -> dict[str, Tensor]:
         """The latent's sight in data units; keys whose sight cannot be shown are decoded."""
-        pieces = latent.sight.split(self.sight_sizes, dim=-1)
+        pieces = split(latent.sight, self.sight_sizes)
         shown = [self.modality(i).show(piece) for i, piece in enumerate(pieces)]
         if any(one is None for one in shown):
             decoded = self.decode(latent)

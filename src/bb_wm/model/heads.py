@@ -28,7 +28,8 @@ class RewardHead(nn.Module):
 
     def error(self, features: Tensor, reward: Tensor) -> Tensor:
         """Squared error in units of the reward's variance."""
-        return ((self(features) - reward) / self.statistics.scale).square()
+        gap: Tensor = self(features) - reward
+        return (gap / self.statistics.scale).square()
 
 
 class RiskHead(nn.Module):
@@ -45,7 +46,8 @@ class RiskHead(nn.Module):
 
     def error(self, features: Tensor, risk: Tensor) -> Tensor:
         """Squared error in units of the risk's variance."""
-        return ((self(features) - risk) / self.statistics.scale).square()
+        gap: Tensor = self(features) - risk
+        return (gap / self.statistics.scale).square()
 
 
 class ContinueHead(nn.Module):

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from itertools import pairwise
 from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from bb_wm.model.nets import RunningScale, Statistics
+from bb_wm.model.nets import RunningScale, Statistics, split
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 class Modality(nn.Module, ABC):
     """One key of the observation.
 
-    The decoder's trunk (size `trunk`) becomes decoder parameters by `head`; `scales` rows of running
-    scales serve row 0 = reconstruction and row k = k steps open loop, for errors grow with k.
+    The decoder's trunk (size `trunk`) becomes decoder parameters by `head`. Errors grow with the
+    horizon, so running scales have rows: 0 for reconstruction, k for k steps open loop.
     """
 
     sight_size: int  # S, how many numbers the shortcut sees and predicts
@@ -62,8 +63,8 @@ class Modality(nn.Module, ABC):
     def nll(self, error: Tensor, kind: str, first: int) -> Tensor:
         """-log p [*batch, K] from `error` [*batch, K, ...], K horizons by running-scale row.
 
-        `kind` is "decode" (row 0 reconstruction, row k = k steps open loop) or "direct" (row k - 1);
-        the K axis begins at row `first`.
+        `kind` is "decode" (row 0 reconstruction, row k = k steps) or "direct" (row k - 1); the K
+        axis begins at row `first`.
         """
 
     def observe(self, obs: Tensor, change: Tensor) -> None:
@@ -93,7 +94,7 @@ class Vector(Modality):
 
     def show(self, sight: Tensor) -> Tensor:
         flat = torch.addcmul(self.rows.centre, sight, self.rows.scale)
-        return flat.unflatten(-1, self.shape)
+        return flat.reshape(*flat.shape[:-1], *self.shape)
 
     def decode(self, params: Tensor, noise: Tensor | None = None) -> Tensor:
         if noise is not None:
@@ -139,22 +140,21 @@ class Discrete(Modality):
         return torch.cat(hots, dim=-1).float()
 
     def show(self, sight: Tensor) -> Tensor:
-        parts = sight.split(list(self.classes), dim=-1)
+        parts = split(sight, self.classes)
         return torch.stack([part.argmax(-1) for part in parts], dim=-1)
 
     def decode(self, params: Tensor, noise: Tensor | None = None) -> Tensor:
         if noise is None:
             return self.show(params)
         picks = []
-        for i, part in enumerate(params.split(list(self.classes), dim=-1)):
+        for i, part in enumerate(split(params, self.classes)):
             level = torch.special.ndtr(noise[..., i : i + 1])
             passed = (part.softmax(-1).cumsum(-1) < level).sum(-1)
             picks.append(passed.clamp_max(part.shape[-1] - 1))
         return torch.stack(picks, dim=-1)
 
     def _cross_entropy(self, logits: Tensor, hots: Tensor) -> Tensor:
-        sizes = list(self.classes)
-        pairs = zip(logits.split(sizes, -1), hots.split(sizes, -1), strict=True)
+        pairs = zip(split(logits, self.classes), split(hots, self.classes), strict=True)
         return torch.stack([-(hot * part.log_softmax(-1)).sum(-1) for part, hot in pairs], dim=-1)
 
     def error(self, params: Tensor, obs: Tensor) -> Tensor:
@@ -162,7 +162,7 @@ class Discrete(Modality):
 
     def advance(self, sight: Tensor, change: Tensor) -> Tensor:
         hard = []
-        for part in change.split(list(self.classes), dim=-1):
+        for part in split(change, self.classes):
             probs = part.softmax(-1)
             hot = F.one_hot(part.argmax(-1), part.shape[-1]).to(probs.dtype)
             hard.append(hot + probs - probs.detach() if probs.requires_grad else hot)
@@ -195,7 +195,7 @@ class Image(Modality):
         depth = max(2, int(math.log2(min(self.sides) / 4)))
         widths = [channels] + [min(16 * 2**i, 128) for i in range(depth)]
         convolutions: list[nn.Module] = []
-        for a, b in zip(widths[:-1], widths[1:], strict=True):
+        for a, b in pairwise(widths):
             convolutions += [nn.Conv2d(a, b, 3, stride=2, padding=1), nn.SiLU()]
         self.convolutions = nn.Sequential(*convolutions)
         self.small = tuple(-(-side // 2**depth) for side in self.sides)
@@ -255,7 +255,7 @@ class ImageHead(nn.Module):
         self.small, self.sides = small, sides
         self.start = nn.Linear(trunk, widths[0] * math.prod(small))
         self.convolutions = nn.ModuleList(
-            nn.Conv2d(a, b, 3, padding=1) for a, b in zip(widths[:-1], widths[1:], strict=True)
+            nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(widths)
         )
 
     def forward(self, trunk: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,9 +26,7 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         sizes = [inputs] + [hidden] * layers
-        self.hidden = nn.ModuleList(
-            nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True)
-        )
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         self.output = nn.Linear(sizes[-1], outputs)
         self.linear = nn.Linear(inputs, outputs, bias=False)
         if zero:
@@ -43,19 +43,24 @@ class MLP(nn.Module):
 class Statistics(nn.Module):
     """Running mean and scale per dimension over all rows ever seen, in float64 (Chan et al. 1979).
 
-    `scale` is the standard deviation, 1 where a dimension never varied. Nothing is learnt here: the
-    numbers are part of the checkpoint so that a model means the same wherever it is loaded.
+    `centre` and `scale` (the standard deviation, 1 where a dimension never varied) are what the
+    network reads, in float32. Nothing is learnt here: the numbers are part of the checkpoint so
+    that a model means the same wherever it is loaded.
     """
 
     count: Tensor
     mean: Tensor
     squares: Tensor
+    centre: Tensor
+    scale: Tensor
 
     def __init__(self, size: int) -> None:
         super().__init__()
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
         self.register_buffer("mean", torch.zeros(size, dtype=torch.float64))
         self.register_buffer("squares", torch.zeros(size, dtype=torch.float64))
+        self.register_buffer("centre", torch.zeros(size))
+        self.register_buffer("scale", torch.ones(size))
 
     @torch.no_grad()
     def update(self, rows: Tensor) -> None:
@@ -70,17 +75,11 @@ class Statistics(nn.Module):
         self.squares += (values - mean).square().sum(0) + gap.square() * (self.count * n / total)
         self.mean += gap * (n / total)
         self.count.copy_(total)
-
-    @property
-    def scale(self) -> Tensor:
-        deviation = (self.squares / self.count.clamp_min(1.0)).sqrt()
+        deviation = (self.squares / total).sqrt()
         # Below a part in 1e6 of its size a dimension is constant up to float32 rounding.
         varies = deviation > 1e-6 * self.mean.abs().clamp_min(1e-3)
-        return torch.where(varies, deviation, 1.0).float()
-
-    @property
-    def centre(self) -> Tensor:
-        return self.mean.float()
+        self.centre.copy_(self.mean)
+        self.scale.copy_(torch.where(varies, deviation, 1.0))
 
 
 class RunningScale(nn.Module):
@@ -128,6 +127,11 @@ class RunningScale(nn.Module):
     @property
     def scale(self) -> Tensor:
         return self.variance.clamp_min(self.floor**2).sqrt()
+
+
+def split(tensor: Tensor, sizes: Sequence[int]) -> list[Tensor]:
+    """The last axis cut into pieces of the given sizes."""
+    return list(torch.split(tensor, list(sizes), dim=-1))
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:

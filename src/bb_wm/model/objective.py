@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import torch
 from bb_wm.errors import ConfigError
 from bb_wm.model.dynamics import Filtered, features_of
 from bb_wm.model.losses import LossTerms, balanced_kl, free_nats, reachable
-from bb_wm.model.nets import masked_mean
+from bb_wm.model.nets import masked_mean, split
 from bb_wm.model.stochastic import check_int
 from bb_wm.types import Latent, stack_latents
 
@@ -66,7 +67,7 @@ class Objective:
 
     @classmethod
     def plain(cls, beta: float = 1.0) -> Objective:
-        """l_rec + beta KL + l_reward + l_safety + l_rollout with no balance, free nats or shortcut."""
+        """l_rec + beta KL + l_reward + l_safety + l_rollout: no balance, free nats or shortcut."""
         return cls(beta=beta, dynamics=None, representation=None, free=0.0, shortcut=0.0)
 
     def free_at(self, updates: int) -> float:
@@ -128,6 +129,7 @@ def evaluate_terms(
             roll = rollout_loss(network, section, objective, track)
         if objective.shortcut > 0.0:
             short = shortcut_loss(network, section, track)
+            short = short + next_sight_loss(network, batch, sight, walk.h)
     mask = zero
     if network.mask is not None and batch.action_mask is not None:
         mask = masked_mean(network.mask.error(features, batch.action_mask), batch.valid)
@@ -190,31 +192,29 @@ def cut(batch: Batch, sight: Tensor, walk: Filtered, starts: Tensor, steps: int)
 def decode_nll(
     network: Network,
     features: Tensor,
-    obs: dict[str, Tensor] | object,
+    obs: Mapping[str, Tensor],
     mask: Tensor,
     track: bool,
     first_row: int,
 ) -> Tensor:
-    """-log p(o | h, z). Row-wise: features [B, T, 1, F] -> [B, T]; open loop: [B, S, K, F] -> [B, S, K].
+    """-log p(o | h, z): by row [B, T, 1, F] -> [B, T], or open loop [B, S, K, F] -> [B, S, K].
 
     Running scales keep row 0 for reconstruction and row k for k steps open loop; `first_row` says
     which of them the K axis starts at.
     """
     rssm = network.rssm
     trunk = rssm.decode_trunk(features)
-    total: Tensor | None = None
+    total = trunk.new_zeros(trunk.shape[:-1])
     for i, key in enumerate(rssm.keys):
         modality = rssm.modality(i)
-        target = obs[key]  # type: ignore[index]
+        target = obs[key]
         if first_row == 0:
             target = target.unsqueeze(2)
         error = modality.error(modality.head(trunk), target)
         weight = mask.unsqueeze(-1) if first_row == 0 else mask
         if track:
             modality.track(error.detach(), weight, "decode", first_row)
-        nll = modality.nll(error, "decode", first_row)
-        total = nll if total is None else total + nll
-    assert total is not None
+        total = total + modality.nll(error, "decode", first_row)
     return total.squeeze(-1) if first_row == 0 else total
 
 
@@ -243,6 +243,18 @@ def rollout_loss(network: Network, section: Section, objective: Objective, track
     return masked_mean(nll + objective.overshoot * kl + heads, mask)
 
 
+def next_sight_loss(network: Network, batch: Batch, sight: Tensor, h: Tensor) -> Tensor:
+    """One step of the direct path at every row, which needs no walk: h is the filter's own."""
+    rssm = network.rssm
+    scaled = rssm.scale_action(batch.action[:, :-1])
+    predicted, change = rssm.predict_sight(h[:, 1:], sight[:, :-1], scaled)
+    # One horizon, with the running scales of the open loop's first step.
+    terms = [part.unsqueeze(-2) for part in (predicted, change, sight[:, 1:])]
+    nll = direct_nll(network, *terms, track=None).squeeze(-1)
+    follows = batch.valid[:, 1:] & batch.valid[:, :-1] & ~batch.is_first[:, 1:]
+    return masked_mean(nll, follows)
+
+
 def shortcut_loss(network: Network, section: Section, track: bool) -> Tensor:
     """k steps open loop by the direct path: likelihood of the real sights."""
     rssm = network.rssm
@@ -251,20 +263,24 @@ def shortcut_loss(network: Network, section: Section, track: bool) -> Tensor:
         latent, change = rssm.shortcut_step(latent, section.action[:, :, k])
         sights.append(latent.sight)
         changes.append(change)
-    sizes = rssm.sight_sizes
-    parts = zip(
-        torch.stack(sights, dim=2).split(sizes, -1),
-        torch.stack(changes, dim=2).split(sizes, -1),
-        section.sight.split(sizes, -1),
-        strict=True,
-    )
-    total: Tensor | None = None
-    for i, (predicted, change, target) in enumerate(parts):
-        modality = rssm.modality(i)
-        error = modality.advance_error(predicted, change, target)
-        if track:
-            modality.track(error.detach(), section.reachable, "direct", 0)
-        nll = modality.nll(error, "direct", 0)
-        total = nll if total is None else total + nll
-    assert total is not None
-    return masked_mean(total, section.reachable)
+    predicted, change = torch.stack(sights, dim=2), torch.stack(changes, dim=2)
+    seen = section.reachable if track else None
+    nll = direct_nll(network, predicted, change, section.sight, track=seen)
+    return masked_mean(nll, section.reachable)
+
+
+def direct_nll(
+    network: Network, predicted: Tensor, change: Tensor, target: Tensor, *, track: Tensor | None
+) -> Tensor:
+    """-log p [*, K] of real sights under the direct path's [*, K, S]. Where `track` [*, K] is true
+    the running scales learn from the errors."""
+    sizes = network.rssm.sight_sizes
+    parts = zip(split(predicted, sizes), split(change, sizes), split(target, sizes), strict=True)
+    total = predicted.new_zeros(predicted.shape[:-1])
+    for i, (mine, raw, real) in enumerate(parts):
+        modality = network.rssm.modality(i)
+        error = modality.advance_error(mine, raw, real)
+        if track is not None:
+            modality.track(error.detach(), track, "direct", 0)
+        total = total + modality.nll(error, "direct", 0)
+    return total

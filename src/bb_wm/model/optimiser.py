@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class OptimiserSettings:
-    """AdamW with linear warm-up and adaptive clipping; `average` is the decay of averaged weights."""
+    """AdamW with warm-up and adaptive clipping; `average` is the decay of averaged weights."""
 
     learning_rate: float
     warmup: int
@@ -38,10 +38,10 @@ class Optimiser:
         self.network = network
         self.steps = 0
         self.names = [name for name, _ in network.named_parameters()]
-        self.parameters = list(network.parameters())
+        self.parameters: list[Tensor] = list(network.parameters())
         self.averaged = copy.deepcopy(network).requires_grad_(False)
         self._share_buffers()
-        self.averages = list(self.averaged.parameters())
+        self.averages: list[Tensor] = list(self.averaged.parameters())
         self.buffers = list(network.buffers())
         self.adam = torch.optim.AdamW(
             self.parameters,

@@ -96,7 +96,7 @@ class Gaussian(Stochastic):
 
     def moments(self, params: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation."""
-        mean, raw = params.split(self.width, dim=-1)
+        mean, raw = params.chunk(2, dim=-1)
         return mean, self.min_std + (2.0 - self.min_std) * torch.sigmoid(raw)
 
     def sample(self, params: Tensor, noise: Tensor) -> Tensor:
@@ -153,7 +153,7 @@ class Categorical(Stochastic):
 
     def log_probs(self, params: Tensor) -> Tensor:
         """[*batch, groups, classes], the uniform share mixed in."""
-        logits = params.unflatten(-1, (self.groups, self.classes))
+        logits = params.reshape(*params.shape[:-1], self.groups, self.classes)
         if self.uniform == 0.0:
             return F.log_softmax(logits, dim=-1)
         probs = torch.softmax(logits, dim=-1)
@@ -167,7 +167,7 @@ class Categorical(Stochastic):
         return self._one_hot(passed.clamp_max(self.classes - 1), probs)
 
     def mode(self, params: Tensor) -> Tensor:
-        logits = params.unflatten(-1, (self.groups, self.classes))
+        logits = params.reshape(*params.shape[:-1], self.groups, self.classes)
         return self._one_hot(logits.argmax(-1), torch.softmax(logits, dim=-1))
 
     def _one_hot(self, index: Tensor, probs: Tensor) -> Tensor:

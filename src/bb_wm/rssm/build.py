@@ -42,7 +42,7 @@ def build_network(obs_spec: ObsSpec, action_spec: ActionSpec, config: WorldModel
 
 
 def find_device(device: str | torch.device) -> torch.device:
-    """The torch device, or DeviceError naming what is there. Never a silent fall-back to the CPU."""
+    """The torch device, or DeviceError naming what is there; never a silent fall-back."""
     available = ["cpu"]
     if torch.cuda.is_available():
         available += [f"cuda:{i}" for i in range(torch.cuda.device_count())]

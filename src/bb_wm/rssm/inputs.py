@@ -18,7 +18,7 @@ _LATENT_FIELDS = ("h", "z", "memory")
 
 
 def check_latent(latent: object, like: Latent) -> Latent:
-    """The latent itself, or LatentError when its sizes are another model's or a number is broken."""
+    """The latent, or LatentError when its sizes are another model's or a number is broken."""
     if type(latent) is not type(like):
         raise InputTypeError(
             "latent",
