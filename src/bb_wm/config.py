@@ -13,6 +13,18 @@ from bb_wm.model.cores import GRU, Core, Transformer
 from bb_wm.model.objective import Objective, check_weight
 from bb_wm.model.stochastic import Categorical, Gaussian, Stochastic, check_int
 
+__all__ = [
+    "GRU",
+    "Budget",
+    "Categorical",
+    "Core",
+    "Gaussian",
+    "Objective",
+    "Stochastic",
+    "Transformer",
+    "WorldModelConfig",
+]
+
 CONFIG_VERSION = 1
 
 

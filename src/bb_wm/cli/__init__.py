@@ -1,7 +1,7 @@
 """`bb-wm`: the house from a shell. Thin on purpose: it reads words, calls the library, prints.
 
-Each command is a module with a frozen dataclass `Arguments` (its flags, by tyro), an `EXAMPLES` text
-and `run(arguments) -> exit code`, imported only when it is asked for, so `bb-wm --help` is quick.
+Each command is a module with a frozen dataclass `Arguments` (its flags, by tyro), `parse(words)`
+and `run(arguments) -> exit code`, imported only when asked for, so `bb-wm --help` is quick.
 """
 
 from __future__ import annotations

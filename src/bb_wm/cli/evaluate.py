@@ -13,8 +13,8 @@ from bb_wm.cli.learning import judge
 from bb_wm.cli.words import parse_words
 
 EXAMPLES: Final = """
-After 10 real rows the model imagines on alone with the real actions; its error 1, 5, 10 and 15 steps
-later stands beside persistence (nothing changes) and a linear model on the very same windows.
+After 10 real rows the model imagines on alone with the real actions; its error 1, 5, 10 and 15
+steps later stands beside persistence (nothing changes) and a linear model on the same windows.
 NRMSE 0 is perfect, 1 is predicting the mean.
 
 Examples

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bb_wm.cli import runs
+from bb_wm.cli.shell import near
 from bb_wm.errors import MissingExtraError
 from bb_wm.learn.run import Run
 
@@ -19,11 +20,9 @@ if TYPE_CHECKING:
     from bb_wm.types import Episode
 
 
-def learn(
-    run: Run, source: EpisodeSource, settings: TrainSettings, *, device: str = "cpu"
-) -> int:
+def learn(run: Run, source: EpisodeSource, settings: TrainSettings, *, device: str = "cpu") -> int:
     """Train `run` until `settings.updates`, then judge it; the exit code."""
-    from bb_wm.learn import Trainer
+    from bb_wm.learn.trainer import Trainer
 
     model = runs.build_model(run, device=device)
     trainer = Trainer(
@@ -31,7 +30,7 @@ def learn(
     )
     result = trainer.train()
     if result.exit_code:
-        print(f"{result.report} Go on with: bb-wm resume {run.folder}", file=sys.stderr)
+        print(f"{result.report} Go on with: bb-wm resume {near(run.folder)}", file=sys.stderr)
         return result.exit_code
     return judge(run, model)
 
@@ -54,7 +53,7 @@ def judge(run: Run, model: WorldModel, *, windows: int = 300) -> int:
 
     heldout = runs.rows_of(run, model, heldout=True)
     if not heldout:
-        print(f"No rows are held out in {run.folder}: nothing to judge on.", file=sys.stderr)
+        print(f"No rows are held out in {near(run.folder)}: nothing to judge on.", file=sys.stderr)
         return 0
     training = runs.rows_of(run, model, heldout=False)
     evaluation = evaluate(model, heldout, training=training, windows=windows)
@@ -62,14 +61,12 @@ def judge(run: Run, model: WorldModel, *, windows: int = 300) -> int:
     page = _page(run, model, evaluation, heldout)
     print(evaluation.table())
     print(f"\nPage: {page}" if page else "\nNo page was written.")
-    print(f"Run:  {run.folder}")
-    print(f"Next: bb-wm rollout {run.folder}")
+    print(f"Run:  {near(run.folder)}")
+    print(f"Next: bb-wm rollout {near(run.folder)}")
     return 0
 
 
-def _page(
-    run: Run, model: WorldModel, evaluation: Evaluation, heldout: Sequence[Episode]
-) -> str:
+def _page(run: Run, model: WorldModel, evaluation: Evaluation, heldout: Sequence[Episode]) -> str:
     """The page's path; "" where the pictures' package is absent."""
     from bb_wm.diagnose import collect_traces, write_page
     from bb_wm.diagnose.page import describe_software
@@ -90,11 +87,12 @@ def _page(
     except MissingExtraError as error:
         print(f"Page not written: {error}", file=sys.stderr)
         return ""
-    return str(path)
+    return near(path)
 
 
 def _watchers() -> list[Callback]:
-    from bb_wm.learn import ProgressDisplay, TensorBoard
+    from bb_wm.learn.progress import ProgressDisplay
+    from bb_wm.learn.tensorboard import TensorBoard
 
     curves = TensorBoard.if_installed()
     return [ProgressDisplay(), *([curves] if curves else [])]

@@ -34,7 +34,7 @@ def find_origin(word: str, *, seed: int, workers: int = 1) -> Origin:
 
 
 def recall_origin(record: Mapping[str, Any], *, seed: int, workers: int = 1) -> Origin:
-    """The origin that a run's `record` speaks of. Raises DataError when it cannot be had any more."""
+    """The origin that a run's `record` speaks of. Raises DataError when it is there no more."""
     if "recorded" in record:
         return _recorded(Path(str(record["recorded"])), seed)
     return _world(str(record.get("name", "")), seed, workers)

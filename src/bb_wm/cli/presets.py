@@ -72,7 +72,7 @@ def chosen_preset(words: Sequence[str]) -> Preset:
             name = word.removeprefix("--preset=")
     if name not in PRESETS:
         raise ConfigError("--preset", expected=f"one of {', '.join(PRESETS)}", actual=repr(name))
-    return PRESETS[name]  # type: ignore[index]
+    return PRESETS[name]
 
 
 def without_budget(config: WorldModelConfig) -> WorldModelConfig:

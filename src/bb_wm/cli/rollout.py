@@ -11,6 +11,7 @@ import tyro
 
 from bb_wm import durable
 from bb_wm.cli import runs
+from bb_wm.cli.shell import near
 from bb_wm.cli.words import parse_words
 from bb_wm.errors import DataError
 
@@ -97,5 +98,7 @@ def _draw(traces: Traces, folder: Path) -> list[str]:
         for stem, figure in figures.items():
             path = folder / f"{stem}.png"
             durable.write_file(path, to_png(figure))
-            lines.append(f"{path}  (episode {episode}, {traces.context} real rows from {start})")
+            lines.append(
+                f"{near(path)}  (episode {episode}, {traces.context} real rows from {start})"
+            )
     return lines

@@ -7,7 +7,9 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Final, NoReturn
 
@@ -60,14 +62,22 @@ def explain(error: BBWMError, command: str) -> str:
     return "\n".join([f"{command}: {kind}", *lines])
 
 
+def near(path: Path) -> str:
+    """`path` from here when it lies below, else in full."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
 def _printable(text: object) -> str:
     """Control characters made visible, so that a strange name cannot steer the terminal."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
 
 
 def guarded(body: Callable[[], int], *, command: str, debug: bool = False) -> int:
-    """Run `body` and turn every way it can end into an exit code and, if needed, a readable line."""
+    """Run `body`; every way it can end becomes an exit code and, if needed, a readable line."""
     _soften_streams()
+    if not debug:
+        warnings.showwarning = _warn_in_a_line
     with _terminate_as_exit():
         try:
             code = body()
@@ -115,6 +125,11 @@ def _system_failure(error: OSError, command: str, debug: bool) -> int:
     _complain(f"{command}: {_printable(error.strerror or error)}{_printable(where)}.")
     _drop_stdout()
     return FAILED
+
+
+def _warn_in_a_line(message: Warning | str, *_: object, **__: object) -> None:
+    """A warning as people read it: without the line of source that happened to raise it."""
+    _complain(f"Warning: {message}")
 
 
 def _complain(text: str) -> None:

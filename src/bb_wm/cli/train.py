@@ -38,13 +38,13 @@ class Arguments:
     """Collect rows from a world, learn its model, judge it on rows held out, and write a page."""
 
     world: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="WORLD")]
-    """A name from `bb-wm worlds`, a Gymnasium id, "module:Env-v0", or a path to recorded episodes."""
+    """A name of `bb-wm worlds`, a Gymnasium id, "module:Env-v0", or a path to recorded episodes."""
     preset: PresetName = "default"
     """Where the settings start from; see above."""
     run: Annotated[str, tyro.conf.arg(help_behavior_hint="(default: runs/WORLD)")] = ""
     """The run folder; left out, a new one: runs/WORLD, or runs/WORLD-2 where that is taken."""
     resume: bool = False
-    """Go on with the run in --run; its world and settings must be the same (or: bb-wm resume RUN)."""
+    """Go on with the run in --run, whose world and settings must be the same; see bb-wm resume."""
     device: str = "cpu"
     """Where the model lives: cpu, cuda, cuda:1, ..."""
     threads: int = 0

@@ -30,7 +30,7 @@ def parse_words(
     """
     about = f"{(kind.__doc__ or '').strip()}\n\n{examples.strip()}"
     try:
-        return tyro.cli(
+        spelt = tyro.cli(
             kind, args=list(words), prog=command, description=about, default=default, config=_WAY
         )
     except ConfigError as error:
@@ -40,6 +40,8 @@ def parse_words(
             actual=error.actual,
             hint=error.hint,
         ) from error
+    assert spelt is not None  # for mypy: a default of None means there is none
+    return spelt
 
 
 def _flag(field: str, words: Sequence[str]) -> str:

@@ -20,10 +20,15 @@ Examples
 Any other Gymnasium id works too (bb-wm train Ant-v5), and "module:Env-v0" for one of yours.
 """
 
+_HEADINGS: Final[dict[str, str]] = {
+    "exact": "exact (small worlds of ours whose answers are known)",
+    "ui": "ui (user interfaces)",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """List the worlds that are known by name: what their risk means, and what they need installed."""
+    """List the worlds known by name: what their risk means, and what they need installed."""
 
     domain: str = ""
     """Only the worlds of this domain."""
@@ -55,7 +60,7 @@ def _listing(worlds: Sequence[World]) -> str:
     """One block a domain, one world a line, what it lacks and what its risk is below."""
     blocks = []
     for domain in dict.fromkeys(world.domain for world in worlds):
-        lines = [domain]
+        lines = [_HEADINGS.get(domain, domain)]
         for world in (world for world in worlds if world.domain == domain):
             here = "" if world.installed else f'   needs: pip install "bb_wm[{world.needs}]"'
             lines.append(f"  {world.name}{here}")
