@@ -27,7 +27,7 @@ CONFIG = WorldModelConfig(hidden=8, layers=1, head_hidden=8, features=8, seed=5)
 
 def create(folder: Path) -> Run:
     model = WorldModel(3, 2, CONFIG)
-    return Run.create(folder, world=WORLD, model=model, settings=TrainSettings(seed=7))
+    return Run.create(folder, world=WORLD, config=model.describe(), settings=TrainSettings(seed=7))
 
 
 def test_opened_is_what_was_created(tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_the_folder_says_what_it_is(tmp_path: Path) -> None:
     data = json.loads((run.folder / "run.json").read_text())
     assert data["world"] == WORLD
     assert data["seed"] == 7
-    assert data["model"]["config"]["seed"] == 5
+    assert data["config"]["config"]["seed"] == 5
     assert sorted(os.listdir(tmp_path)) == ["first"]
 
 

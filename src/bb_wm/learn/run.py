@@ -39,12 +39,12 @@ _PACKAGES: Final = ("torch", "numpy", "gymnasium", "mujoco", "safetensors")
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run folder. `world` says what was trained on, in words of the caller's own; `model` is
-    `WorldModel.describe()`; `settings` are the training's as the run began."""
+    """One run folder. `world` says what was trained on, in words of the caller's own; `config` what
+    the model is, best `WorldModel.describe()`; `settings` are the training's as the run began."""
 
     folder: Path
     world: Mapping[str, Any]
-    model: Mapping[str, Any]
+    config: Mapping[str, Any]
     settings: TrainSettings
     created: str
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class Run:
         folder: str | os.PathLike[str],
         *,
         world: Mapping[str, Any],
-        model: WorldModel,
+        config: Mapping[str, Any],
         settings: TrainSettings,
     ) -> Run:
         """A new run folder, whole or not at all. Raises ConfigError when the place is taken,
@@ -69,7 +69,7 @@ class Run:
                 actual=f"{place}, which {'holds a run' if is_run(place) else 'holds other things'}",
                 hint="resume it, or choose another name; nothing is overwritten.",
             )
-        run = cls(place, dict(world), model.describe(), settings, _now(), _versions())
+        run = cls(place, dict(world), dict(config), settings, _now(), _versions())
         run._lay_out()
         return run
 
@@ -95,7 +95,7 @@ class Run:
             return cls(
                 place,
                 dict(data["world"]),
-                dict(data["model"]),
+                dict(data["config"]),
                 settings,
                 str(data["created"]),
                 {str(name): str(version) for name, version in data["versions"].items()},
@@ -104,10 +104,11 @@ class Run:
             raise DataError(_INFO, expected="all its fields", actual=repr(cause)) from cause
 
     def build_model(self, *, device: str = "cpu") -> WorldModel:
-        """A fresh model as the run's began; training or `load_model` brings what was learnt."""
+        """A fresh model as the run's began, where `config` is its `describe()`; training or
+        `load_model` brings what was learnt."""
         from bb_wm.rssm import WorldModel
 
-        return WorldModel.build(self.model, device=device)
+        return WorldModel.build(self.config, device=device)
 
     def load_model(self, *, best: bool = False, device: str = "cpu") -> WorldModel:
         """The newest model of the run, or the one with the smallest held-out error. Raises
@@ -198,7 +199,7 @@ class Run:
             "world": dict(self.world),
             "seed": self.settings.seed,
             "settings": self.settings.to_json(),
-            "model": dict(self.model),
+            "config": dict(self.config),
             "versions": dict(self.versions),
         }
 

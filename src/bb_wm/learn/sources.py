@@ -47,7 +47,7 @@ class WorldSource:
     def episodes(self, *, heldout: bool, first: int, rows: int) -> Iterator[Episode]:
         from bb_wm.data import collect_episodes
 
-        return collect_episodes(
+        episodes: Iterator[Episode] = collect_episodes(
             self.env_or_maker,
             rows=max(rows, 2),
             policy=self.policy,
@@ -55,6 +55,7 @@ class WorldSource:
             first_episode=first,
             **self.options,
         )
+        return episodes
 
 
 class RecordedSource:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from bb_wm import durable
 from bb_wm.durable.tensors import digest_tensors
-from bb_wm.errors import AlignmentError, BatchError, CheckpointError, SaveError
+from bb_wm.errors import BatchError, CheckpointError, SaveError
 from bb_wm.learn.callbacks import Callback, Record, TrainResult
 from bb_wm.learn.checkpoint import (
     Checkpoint,
@@ -106,8 +106,8 @@ class Trainer:
         """
         begun = time.monotonic()
         with self.run.lock(), Interruption() as self._stop:
-            self._begin()
             try:
+                self._begin()
                 reason, report = self._work(until)
             except HaltError as halt:
                 reason, report = "halted", str(halt)
@@ -116,23 +116,27 @@ class Trainer:
             finally:
                 self._library.close()
             result = self._result(reason, report, time.monotonic() - begun)
-            self._note(report)
+            self._write_down(report)
             self._tell(lambda callback: callback.ended(result))
         return result
 
     # --- beginning ---------------------------------------------------------------------------
 
     def _begin(self) -> None:
+        self._halted = False
         self._library.open()
         steps = list_steps(self.run.checkpoints)
+        self.state, self._problems = TrainState(), ()
         if steps:
             self._restore(load_checkpoint(self.run.checkpoints))
         lost = self._metrics.cut(self.state.metric_lines)
         update = self.state.update
         self._tell(lambda c: c.started(self.run.folder, self.settings, update))
-        self._note(f"{'resumed' if steps else 'started'} at update {update}")
+        self._write_down(f"{'resumed' if steps else 'started'} at update {update}")
         for note in (*self._library.problems, *self._problems):
             self._note(note)
+        if not steps:
+            self._save()  # what the model was like at first, should it have been trained before
         if lost:
             self._note(f"metrics.jsonl had lost {lost} lines that the checkpoint knew")
 
@@ -159,18 +163,16 @@ class Trainer:
             state.skipped_in_a_row = 0  # it had halted; a person has looked and goes on
         self.state = state
         self._library.restore(state, sampler)
-        moved = set_aside(self.run.checkpoints, found.step)
+        set_aside(self.run.checkpoints, found.step)
         self._problems = tuple(
             f"{error} Set aside; went back to update {found.step}." for error in found.problems
         )
-        if moved and not found.problems:
-            self._problems = (f"{len(moved)} unreadable checkpoints set aside",)
 
     # --- the loop ----------------------------------------------------------------------------
 
     def _work(self, until: int | None) -> tuple[str, str]:
         goal = self.settings.updates if until is None else min(until, self.settings.updates)
-        self._library.hold_out(self.state, self._stop, self._tell)
+        self._library.hold_out(self._stop, self._tell)
         while not self._stop:
             if self.state.update and self._due(self.settings.evaluate_every):
                 self._judge()  # an interruption had come between the update and this
@@ -197,7 +199,7 @@ class Trainer:
     def _finish(self, goal: int) -> tuple[str, str]:
         if goal < self.settings.updates:
             self._save()
-            return "paused", f"Paused after update {goal}; saved."
+            return "paused", f"Paused after update {self.state.update}; saved."
         if self.state.evaluated != self.state.update:
             self._judge()
         self._save()
@@ -256,12 +258,9 @@ class Trainer:
             return
         from bb_wm.data import probe_alignment
 
-        try:
-            report = probe_alignment(self._library.train)
-        except AlignmentError as error:
-            self._note(str(error))
-            raise
-        self._note(f"alignment probe: {report}")
+        report = probe_alignment(self._library.train_episodes())
+        self._note(f"alignment probe: {report.verdict}, {report.reason}")
+        report.raise_if_shifted()
 
     def _judge(self) -> None:
         if self._evaluate is None or self.state.evaluated == self.state.update:
@@ -339,8 +338,11 @@ class Trainer:
 
     def _note(self, note: str) -> None:
         self._notes.append(note)
-        self._events.append(datetime.now(UTC).isoformat(timespec="seconds"), note)
+        self._write_down(note)
         self._tell(lambda callback: callback.noticed(note))
+
+    def _write_down(self, note: str) -> None:
+        self._events.append(datetime.now(UTC).isoformat(timespec="seconds"), note)
 
     def digest(self) -> str:
         """SHA-256 of all that decides how training goes on: tensors, sampler and counts, but not
