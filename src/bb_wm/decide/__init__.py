@@ -9,18 +9,49 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bb_wm.decide.control import Played as Played
+    from bb_wm.decide.control import play as play
     from bb_wm.decide.evidence import AskEvidence as AskEvidence
     from bb_wm.decide.evidence import CandidateEvidence as CandidateEvidence
     from bb_wm.decide.evidence import Evidence as Evidence
     from bb_wm.decide.evidence import Fault as Fault
     from bb_wm.decide.evidence import stage as stage
+    from bb_wm.decide.experiment import Experiment as Experiment
+    from bb_wm.decide.experiment import decide_and_record as decide_and_record
+    from bb_wm.decide.experiment import record_pair as record_pair
     from bb_wm.decide.gate import Decision as Decision
     from bb_wm.decide.gate import Gate as Gate
     from bb_wm.decide.gate import Verdict as Verdict
+    from bb_wm.decide.ledger import Ledger as Ledger
+    from bb_wm.decide.ledger_report import LedgerReport as LedgerReport
+    from bb_wm.decide.ledger_report import read_ledger as read_ledger
+    from bb_wm.decide.planners import CEM as CEM
+    from bb_wm.decide.planners import MPPI as MPPI
+    from bb_wm.decide.planners import Enumerate as Enumerate
+    from bb_wm.decide.planners import Plan as Plan
+    from bb_wm.decide.planners import Planner as Planner
+    from bb_wm.decide.planners import PlanNoise as PlanNoise
+    from bb_wm.decide.planners import RandomShooting as RandomShooting
+    from bb_wm.decide.pomdp import action_values as action_values
+    from bb_wm.decide.pomdp import belief_value as belief_value
 
 _HOMES = {
+    "bb_wm.decide.control": ("Played", "play"),
     "bb_wm.decide.evidence": ("AskEvidence", "CandidateEvidence", "Evidence", "Fault", "stage"),
     "bb_wm.decide.gate": ("Decision", "Gate", "Verdict"),
+    "bb_wm.decide.experiment": ("Experiment", "decide_and_record", "record_pair"),
+    "bb_wm.decide.ledger": ("Ledger",),
+    "bb_wm.decide.ledger_report": ("LedgerReport", "read_ledger"),
+    "bb_wm.decide.planners": (
+        "CEM",
+        "Enumerate",
+        "MPPI",
+        "Plan",
+        "PlanNoise",
+        "Planner",
+        "RandomShooting",
+    ),
+    "bb_wm.decide.pomdp": ("action_values", "belief_value"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
