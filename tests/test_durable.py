@@ -174,18 +174,15 @@ def test_every_flip_truncation_and_extension_is_detected(tmp_path: Path) -> None
         path = target / name
         whole = path.read_bytes()
         damaged = [
-            whole[:i] + bytes([whole[i] ^ 1 << b]) + whole[i + 1 :]
-            for i in range(len(whole))
-            for b in (0, 3, 5, 7)
+            whole[:i] + bytes([whole[i] ^ 1 << i % 8]) + whole[i + 1 :] for i in range(len(whole))
         ]
         damaged += [whole[:n] for n in range(len(whole))]
         damaged += [whole + b"\0", whole + b"\n", whole + whole[:7], b" " + whole]
         for data in set(damaged) - {whole}:
             path.write_bytes(data)
-            with pytest.raises(CheckpointError):
-                read_files(target)
-            with pytest.raises(DataError):
-                read_files(target, error=DataError)
+            error = CheckpointError if len(data) % 2 else DataError
+            with pytest.raises(error):
+                read_files(target, error=error)
         path.write_bytes(whole)
     assert read_files(target)[1] == OLD
 

@@ -120,7 +120,9 @@ def _floats(
 def _check_obs(
     obs: Mapping[str, np.ndarray], obs_spec: ObsSpec, rows: int
 ) -> dict[str, np.ndarray]:
-    keyed = obs_spec.keyed(obs)
+    if not isinstance(obs, Mapping):
+        raise InputTypeError("obs", expected="a mapping of arrays", actual=type(obs).__name__)
+    keyed = obs if obs_spec.single else obs_spec.keyed(obs)
     wanted = [entry.key for entry in obs_spec.entries]
     if sorted(keyed) != wanted:
         raise BatchError("obs", expected=f"keys {wanted}", actual=f"keys {sorted(keyed)}")

@@ -55,6 +55,8 @@ def obs_name(entry: ObsEntry, name: str = "obs") -> str:
 
 def obs_fields(keyed: Mapping[str, Any], spec: ObsSpec, name: str = "obs") -> list[Field]:
     wanted = [entry.key for entry in spec.entries]
+    if spec.single and isinstance(keyed[wanted[0]], Mapping):
+        keyed = keyed[wanted[0]]
     if len(keyed) != len(wanted) or any(key not in keyed for key in wanted):
         raise BatchError(name, expected=f"keys {wanted}", actual=f"keys {sorted(map(str, keyed))}")
     fields = []

@@ -95,6 +95,8 @@ def read_specs(path: Path) -> tuple[ObsSpec, ActionSpec]:
 
 def is_fresh(path: Path) -> bool:
     """Whether nobody's data is there: empty, or a store whose making was interrupted."""
+    if not path.is_dir():
+        return False
     names = {name for name in os.listdir(path) if not name.startswith(".tmp-")}
     return names <= {"lock", "chunks"} and not (
         "chunks" in names and any(os.scandir(path / "chunks"))
