@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from bb_wm.decide.colour import coloured
+from bb_wm.decide.plan import elite_weights
 from bb_wm.decide.planner import Planner, at_least
 from bb_wm.decide.problem import Layout, gumbel
 from bb_wm.decide.shooting import check_colour, shifted
@@ -82,25 +83,24 @@ class CEM(Planner):
                 scores = torch.cat([centre[:, None], scores], dim=1)
             pool = problem.pool(scores)
             kept = found.first(carried) if found is not None and carried else None
-            elites = pool.join(kept).best(self.elites)
-            centre, spread = self._refit(problem, elites, centre, spread)
+            centre, spread = self._refit(problem, pool.join(kept).best(), centre, spread)
             found = pool.join(found).best(max(self.elites, self.keep))
         assert found is not None
-        # The refitted centre, once more, as a candidate: near an optimum it is the best estimate.
-        return problem.pool(centre[:, None]).join(found).best(self.keep), centre
+        # The refitted centre is a candidate too, and the first among equals: it is what the best
+        # have in common, so it stands in the middle of them.
+        return found.join(problem.pool(centre[:, None])).best(self.keep), centre
 
     def _count(self, turn: int) -> int:
         fewer = int(self.candidates * self.decay**-turn)
         return min(self.candidates, max(fewer, 2 * self.elites))
 
     def _refit(
-        self, problem: Problem, elites: Pool, centre: Tensor, spread: Tensor
+        self, problem: Problem, ranked: Pool, centre: Tensor, spread: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Mean and spread [B, H, A] of the elites; the old ones where no elite is usable."""
-        counted = elites.worth.usable.to(centre.dtype)
-        weights = counted / counted.sum(-1, keepdim=True).clamp_min(1)
-        some = elites.worth.usable.any(-1)[:, None, None]
-        mean, variance = weighted_fit(problem, elites.scores, weights)
+        weights = elite_weights(ranked.worth, self.elites)
+        some = ranked.worth.usable.any(-1)[:, None, None]
+        mean, variance = weighted_fit(problem, ranked.scores, weights)
         least = self.least_spread * problem.layout.scale
         new_spread = torch.maximum(variance.sqrt(), least)
         keep, choice = self.momentum, problem.layout.choice

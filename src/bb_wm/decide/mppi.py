@@ -66,7 +66,8 @@ class MPPI(Planner):
             some = pool.worth.usable.any(-1)[:, None, None]
             centre = torch.where(some, blend(problem.layout, mean, centre, 0.0), centre)
             found = pool.join(found).best(self.keep)
-        return problem.pool(centre[:, None]).join(found).best(self.keep), centre
+        assert found is not None
+        return found.join(problem.pool(centre[:, None])).best(self.keep), centre
 
 
 def path_weights(worth: Worth, temperature: float) -> Tensor:

@@ -115,12 +115,31 @@ def rank(worth: Worth) -> Tensor:
     It is the constrained selection of safe cross-entropy methods (Wen & Topcu 2018): while nothing
     is allowed, the search moves to lower risk. Equal candidates keep their order.
     """
-    value = torch.where(worth.allowed, worth.utility, -worth.risk)
-    value = torch.where(worth.usable, value, torch.zeros_like(value))
+    tier, value = standing(worth)
     by_value = value.argsort(dim=-1, descending=True, stable=True)
-    tier = worth.usable.to(torch.int8) + worth.allowed.to(torch.int8)
     by_tier = tier.gather(-1, by_value).argsort(dim=-1, descending=True, stable=True)
     return by_value.gather(-1, by_tier)
+
+
+def standing(worth: Worth) -> tuple[Tensor, Tensor]:
+    """What ranks candidates [*batch, C]: tier (2 allowed, 1 usable, 0 neither), value within it."""
+    value = torch.where(worth.allowed, worth.utility, -worth.risk)
+    value = torch.where(worth.usable, value, torch.zeros_like(value))
+    return worth.usable.to(torch.int8) + worth.allowed.to(torch.int8), value
+
+
+def elite_weights(worth: Worth, count: int) -> Tensor:
+    """Equal weights [*batch, C] on the `count` best of ranked candidates, and on their equals.
+
+    Where more candidates are equally good than there are elites, leaving some out by their place
+    in the row would be arbitrary. What is not usable has weight 0, all of it where nothing is.
+    """
+    tier, value = standing(worth)
+    last = min(count, int(value.shape[-1])) - 1
+    equal = (tier == tier[..., last : last + 1]) & (value == value[..., last : last + 1])
+    place = torch.arange(value.shape[-1], device=value.device)
+    counted = (((place <= last) | equal) & worth.usable).to(value.dtype)
+    return counted / counted.sum(-1, keepdim=True).clamp_min(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +149,8 @@ class Pool:
     scores: Tensor
     worth: Worth
 
-    def best(self, count: int) -> Pool:
-        """The `count` best, ranked (all of them when there are fewer)."""
+    def best(self, count: int | None = None) -> Pool:
+        """The `count` best, ranked; all of them when None or when there are fewer."""
         order = rank(self.worth)[:, :count]
         index = order[:, :, None, None].expand(-1, -1, *self.scores.shape[2:])
         return Pool(self.scores.gather(1, index), self.worth.gather(order))
