@@ -137,7 +137,7 @@ class Planner(abc.ABC):
                 warm = None if before is None else before[places]
                 pool, centre = self.search(problem, mine.search.to(start.h.dtype), warm)
                 plans.append(_finish(problem, pool.best(self.keep), centre, mine.report))
-        return Plan.concatenate(plans).map(lambda t: t.reshape(*batch, *t.shape[1:]))
+        return Plan.concatenate(plans).map(lambda t: t.reshape((*batch, *t.shape[1:])))
 
     def _noise(
         self,
@@ -275,7 +275,7 @@ def _previous(
             actual=list(previous.actions.shape),
         )
     lead = len(batch)
-    return previous.map(lambda t: t.reshape(-1, *t.shape[lead:]))
+    return previous.map(lambda t: t.reshape((-1, *t.shape[lead:])))
 
 
 def _stack_noise(each: list[PlanNoise]) -> PlanNoise:

@@ -144,7 +144,9 @@ class Ensemble:
             mine = replace(mine, h=mine.h[..., 1:])
             for key, value in work(member, mine, _Pick(rows, len(shape))).items():
                 if key not in out:
-                    out[key] = value.new_full((owner.shape[0], *value.shape[1:]), torch.nan)
+                    # A row of no member (a broken latent) stays NaN, or -1 where answers are ints.
+                    empty = torch.nan if value.is_floating_point() else -1
+                    out[key] = value.new_full((owner.shape[0], *value.shape[1:]), empty)
                 out[key][rows] = value
         return {key: value.reshape(*shape, *value.shape[1:]) for key, value in out.items()}
 

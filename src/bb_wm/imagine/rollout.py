@@ -108,7 +108,10 @@ def check_policy_action(action: object, shape: tuple[int, ...], like: Tensor, k:
         action = action.detach()
     if not bool(torch.isfinite(action).all()):
         raise PolicyError(
-            field, expected="finite numbers", actual="NaN or infinity", step=k,
+            field,
+            expected="finite numbers",
+            actual="NaN or infinity",
+            step=k,
             hint="a plan with such an action must not reach an actuator.",
         )
     return action
