@@ -113,10 +113,10 @@ def raw_batch(
     obs = random_obs(obs_spec, count, random)
     keyed = {key: value.reshape(*shape, *value.shape[1:]) for key, value in obs.items()}
     first = np.zeros(shape, bool)
-    first[:, 0] = True
+    first[:, :1] = True
     return {
         "obs": keyed["obs"] if obs_spec.single else keyed,
-        "action": action_spec.sample(random, count).reshape(*shape, -1),
+        "action": action_spec.sample(random, count).reshape(*shape, action_spec.size),
         "reward": random.standard_normal(shape).astype(np.float32),
         "safety": random.random(shape).astype(np.float32),
         "terminated": np.zeros(shape, bool),

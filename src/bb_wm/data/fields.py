@@ -71,8 +71,8 @@ def obs_fields(keyed: Mapping[str, Any], spec: ObsSpec, name: str = "obs") -> li
 def array_of(name: str, value: Any) -> Array:
     if isinstance(value, torch.Tensor):
         return value
-    if isinstance(value, int | float | complex | np.generic):
-        value = np.asarray(value)
+    if isinstance(value, int | float | complex | np.generic):  # its shape () will be judged
+        value = np.asarray(value, np.float32 if type(value) is float else None)
     if value is None or isinstance(value, str | bytes):
         raise DtypeError(name, expected="an array of numbers", actual=type(value).__name__)
     if (
