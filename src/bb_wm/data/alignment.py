@@ -3,10 +3,11 @@
 Row t holds the action that leads to row t + 1. With actions one row late or early a model still
 learns something, its losses still fall, and every plan it makes is wrong. The probe predicts the
 change obs[t+1] - obs[t] on held-out episodes from the past alone, and from the past with
-action[t + s] for the shifts s = -1, 0, +1. The past (obs[t] and the last two changes) stands in all
-of them, so in smooth worlds, where a change tells the action before it, only what an action adds
-counts. Learner: ridge regression on random Fourier features (Rahimi & Recht 2007) and on products of
-actions with them (most machines are affine in their action); judged by paired differences.
+action[t + s] for the shifts s = -1, 0, +1. The past (obs[t] and the last two changes) stands in
+all of them, so in smooth worlds, where a change tells the action before it, only what an action
+adds counts. Learner: ridge regression on random Fourier features (Rahimi & Recht 2007) and on
+products of actions with them (most machines are affine in their action), judged by paired
+differences.
 
 An action that follows from what was seen (a policy without chance) tells of the row it answers to
 as if it had caused it. Where that explains the best shift, the verdict is "inconclusive".
@@ -108,9 +109,7 @@ class _Table:
         return len(self.unit)
 
     @classmethod
-    def of(
-        cls, episodes: Sequence[Episode], rows: int, draw: np.random.Generator
-    ) -> _Table | None:
+    def of(cls, episodes: Sequence[Episode], rows: int, draw: np.random.Generator) -> _Table | None:
         """None when there are fewer than MIN_ROWS such rows."""
         sight = _Sight(draw)
         seen: list[np.ndarray] = []  # obs[t-2 .. t+1], [n, 4, F]
@@ -146,7 +145,7 @@ class _Table:
 
 
 class _Sight:
-    """An episode's observations as numbers [T, F <= 48]; wide keys through one random projection."""
+    """An episode's observations as numbers [T, F <= 48]; wide keys are projected at random."""
 
     def __init__(self, draw: np.random.Generator) -> None:
         self._seed = int(draw.integers(2**31))

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from bb_wm.data.recorder import Actor, Policy, Recorder, Reporter, Risk, Settings, env_name
-from bb_wm.errors import BBWMError, ConfigError, DataError
+from bb_wm.errors import BBWMError, ConfigError
 from bb_wm.types import ActionSpec, Episode, ObsSpec
 
 __all__ = ["CollectProgress", "collect", "collect_episodes"]
@@ -156,7 +156,7 @@ def _source(
 
 
 def _capped(settings: Settings, rows: int | None) -> Settings:
-    """No episode needs more rows than are wanted in all; without this, an endless one never ends."""
+    """No episode needs more rows than are wanted in all; an endless one would never end."""
     cap = min((n for n in (rows, settings.max_rows) if n is not None), default=None)
     return replace(settings, max_rows=None if cap is None else max(cap, 2))
 

@@ -50,7 +50,9 @@ def flat_mask(spec: ActionSpec, mask: Any) -> np.ndarray | None:
     given = np.concatenate([np.asarray(piece).ravel() for piece in _leaves(mask)] or [np.zeros(0)])
     total = sum(part.size for part in parts)
     if given.size not in (total, spec.size):
-        raise ActionError("action_mask", expected=f"{total} or {spec.size} flags", actual=given.size)
+        raise ActionError(
+            "action_mask", expected=f"{total} or {spec.size} flags", actual=given.size
+        )
     full = np.ones(spec.size, bool)
     start = 0
     for part, place in spec.slices():
@@ -82,7 +84,7 @@ def sample_action(
     spec: ActionSpec, generator: np.random.Generator, mask: np.ndarray | None = None
 ) -> np.ndarray:
     """One uniform random flat action [A], among the available ones; `generator` is ours."""
-    flat = spec.sample(generator, 1)[0]
+    flat: np.ndarray = spec.sample(generator, 1)[0]
     if mask is None:
         return flat
     for part, place in spec.slices():

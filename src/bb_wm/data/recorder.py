@@ -1,4 +1,4 @@
-"""What collecting is made of: a reporter beside the environment, an actor and a recorder per episode.
+"""What collecting is made of: a reporter beside the environment, an actor, a recorder.
 
 The reporter stands in the environment's own process and turns (obs, reward, ..., info) into exactly
 typed numbers there: Gymnasium merges the infos of a vector environment under the type of the first
@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from bb_wm.data.episodes import validate_episode
 from bb_wm.data.native import flat_mask, native_action, sample_action
 from bb_wm.data.rows import EpisodeBuilder, flat_action
 from bb_wm.errors import BBWMError, ConfigError, DataError
@@ -85,9 +86,9 @@ def without_mask(obs_space: Any) -> Any:
 
 
 class Reporter:
-    """One environment that answers in plain numbers: obs, reward, terminated, truncated, risk, mask.
+    """One environment that answers obs, reward, terminated, truncated, risk and mask.
 
-    Usable as an environment of gymnasium.vector through `bb_wm.data.vectorised`.
+    `bb_wm.data.vectorised` runs it inside a worker of gymnasium.vector.
     """
 
     def __init__(self, env: Any, settings: Settings) -> None:
@@ -155,12 +156,15 @@ class Actor:
     def _chooser(self) -> Callable[[Any], Any] | None:
         policy = self._settings.policy
         begin = getattr(policy, "begin", None)
-        chooser: Callable[[Any], Any] | None = begin(self.generator) if begin else policy
+        chooser: Any = begin(self.generator) if begin else policy
         if chooser is not None and not callable(chooser):
             raise ConfigError(
-                "policy", expected="obs -> action, or begin(generator)", actual=type(policy).__name__
+                "policy",
+                expected="obs -> action, or begin(generator)",
+                actual=type(policy).__name__,
             )
-        return chooser
+        found: Callable[[Any], Any] | None = chooser
+        return found
 
     def choose(self, obs: Any, mask: np.ndarray | None) -> np.ndarray:
         """The flat action [A] of this row."""
@@ -175,7 +179,8 @@ class Recorder:
     """One episode being recorded: the builder, the actor and the row they stand at."""
 
     def __init__(self, settings: Settings, actor: Actor, name: str) -> None:
-        assert settings.obs_spec is not None and settings.action_spec is not None
+        assert settings.obs_spec is not None
+        assert settings.action_spec is not None
         self.actor = actor
         self._settings = settings
         self._name = name
@@ -223,10 +228,13 @@ class Recorder:
         self._obs, self._mask = obs, available
 
     def finish(self) -> Episode:
-        return self._builder.finish() if self._builder.ended else self._builder.cut()
+        assert self._settings.obs_spec is not None
+        assert self._settings.action_spec is not None
+        episode = self._builder.finish() if self._builder.ended else self._builder.cut()
+        return validate_episode(episode, self._settings.obs_spec, self._settings.action_spec)
 
     def fail(self, error: Exception) -> Iterator[Episode | BBWMError]:
-        """What was recorded before `error`, as an abandoned episode, then the error with its place."""
+        """The rows before `error` as an abandoned episode, then the error with its place."""
         place = f"{self._name}, episode {self.actor.episode}, row {self.rows}"
         episode = self._builder.abandon()
         if episode is not None:

@@ -28,7 +28,7 @@ class RandomFeatures:
 
 
 def folds_of(unit: np.ndarray, count: int, draw: np.random.Generator) -> np.ndarray:
-    """A fold 0 .. count - 1 per row; rows of one unit share it, and folds have equal unit counts."""
+    """A fold 0 .. count - 1 per row; rows of one unit share it; folds have equally many units."""
     units = int(unit.max()) + 1
     assigned = draw.permutation(units) % count
     return np.asarray(assigned[unit])

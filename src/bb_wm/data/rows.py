@@ -236,10 +236,9 @@ def flat_action(spec: ActionSpec, action: Any) -> np.ndarray:
         action = np.asarray(action)
         if action.size == spec.size:
             action = action.reshape(spec.size)
-    elif isinstance(action, np.ndarray) and action.shape == (spec.size,):
-        if action.dtype == np.float32 and spec.form == "mapping":
-            return _flat_parts(spec, action)
-    if spec.form == "mapping":
+    elif spec.form == "mapping":
+        if isinstance(action, np.ndarray) and action.shape == (spec.size,):
+            return _flat_parts(spec, np.asarray(action, np.float32))
         action = _ravelled(action)
     flat = np.array(spec.flatten(action), np.float32)
     if flat.shape != (spec.size,):

@@ -27,7 +27,7 @@ def from_vector_env(vector: Any, settings: Settings) -> Iterator[Episode | BBWME
 
 
 def autoreset_mode(vector: Any) -> str:
-    """"NextStep", "SameStep" or "Disabled"; ConfigError when the environment does not say."""
+    """ "NextStep", "SameStep" or "Disabled"; ConfigError when the environment does not say."""
     mode = vector.metadata.get("autoreset_mode")
     name = str(getattr(mode, "value", mode))
     if name not in ("NextStep", "SameStep", "Disabled"):
@@ -74,7 +74,9 @@ class _Slots:
             if over and self.mode == "SameStep":
                 last, told = info.pop("final_obs"), info.pop("final_info")
             try:
-                risk = self._risk(before[slot], native[slot], last, rewards[slot], ended[slot], told)
+                risk = self._risk(
+                    before[slot], native[slot], last, rewards[slot], ended[slot], told
+                )
                 mask = self._mask(last, told)
                 recorder.take(last, rewards[slot], bool(ended[slot]), bool(cut[slot]), risk, mask)
             except Exception as error:
@@ -136,7 +138,7 @@ class _Slots:
 
 
 def slot_info(infos: Mapping[str, Any], slot: int) -> dict[str, Any]:
-    """The info of one sub-environment, out of Gymnasium's merged one (`_key` says who has a key)."""
+    """One sub-environment's info, out of Gymnasium's merged one (`_key` says who has a key)."""
     told: dict[str, Any] = {}
     for key, value in infos.items():
         has = infos.get(f"_{key}")

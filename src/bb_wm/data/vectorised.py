@@ -70,13 +70,13 @@ def _report(risk: float, mask: Any) -> dict[str, Any]:
 
 def _failure(error: Exception) -> dict[str, Any]:
     if not isinstance(error, BBWMError):
-        error = WorkerFailure(f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
+        error = WorkerError(f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
         return {_RISK: np.float64(0.0), _ERROR: _Whole(str(error))}
     parts = (error.field, error.expected, error.actual, error.hint)
     return {_RISK: np.float64(0.0), _ERROR: _Whole(parts)}
 
 
-class WorkerFailure(RuntimeError):
+class WorkerError(RuntimeError):
     """An exception of another process; the text holds its traceback."""
 
     def __str__(self) -> str:
@@ -217,7 +217,7 @@ def _read(infos: dict[str, Any], slot: int) -> tuple[float, Any]:
     if _ERROR in infos and infos[f"_{_ERROR}"][slot]:
         told = infos[_ERROR][slot].value
         if isinstance(told, str):
-            raise WorkerFailure(told)
+            raise WorkerError(told)
         raise DataError(told[0], expected=told[1], actual=told[2], hint=told[3])
     mask = infos[_MASK][slot]
     return float(infos[_RISK][slot]), None if mask is None else mask.value
@@ -232,4 +232,5 @@ def _split(vector: Any, obs: Any) -> list[Any]:
 def _join(space: Any, actions: list[Any]) -> Any:
     from gymnasium.vector.utils import concatenate, create_empty_array
 
-    return concatenate(space, actions, create_empty_array(space, len(actions)))
+    into: Any = create_empty_array(space, len(actions))
+    return concatenate(space, actions, into)

@@ -2,13 +2,13 @@
 
 Stages 0 (normal), 1 .. D (it builds up) and E (the event, risk 1). From 0 the build-up begins with
 probability p; in stage 1 .. D the action "go" moves one stage on, "slow" does so with probability
-1/2; from D the next stage is E, and from E it is 0 again. Under uniform random actions a cycle lasts
-1/p + D / 0.75 + 1 rows on average; p is chosen so that `rate` of all rows are events.
+1/2; from D the next stage is E, and from E it is 0 again. Under uniform random actions a cycle
+lasts 1/p + D / 0.75 + 1 rows on average; p is chosen so that `rate` of all rows are events.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -22,7 +22,7 @@ GO, SLOW = 0, 1
 class HazardChain(gymnasium.Env[Vector, Any]):
     """obs: one-hot of the stage [D + 2]; reward 1 for "go", 0.5 for "slow", -10 in the event."""
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 (Gymnasium declares it so)
 
     def __init__(
         self,

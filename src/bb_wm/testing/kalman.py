@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -97,7 +97,7 @@ def _stationary(A: Vector, Q: Vector) -> Vector:
 class KalmanWorld(gymnasium.Env[Vector, Vector]):
     """The world of `KalmanParameters.draw(parameters_seed, ...)`; obs y [D], actions in [-1, 1]."""
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 (Gymnasium declares it so)
 
     def __init__(
         self,

@@ -34,7 +34,7 @@ class EchoWorld(gymnasium.Env[Vector, Vector]):
     it, since the actions are independent of everything before them.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 (Gymnasium declares it so)
 
     def __init__(self, size: int = 2, length: int = 50, render_mode: str | None = None) -> None:
         self.render_mode = render_mode
@@ -63,7 +63,7 @@ class LineWorld(gymnasium.Env[Vector, Vector]):
     x' = x + 0.2 v,  v' = 0.9 v + 0.2 a,  reward' = -x',  risk' = max(|x'| - 1, 0)
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 (Gymnasium declares it so)
     A: ClassVar[Vector] = np.array([[1.0, 0.2], [0.0, 0.9]])
     B: ClassVar[Vector] = np.array([0.0, 0.2])
 

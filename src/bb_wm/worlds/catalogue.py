@@ -1,4 +1,4 @@
-"""What can be trained on by name: third-party worlds, our worlds with known answers, any Gymnasium id.
+"""What can be trained on by name: well-known worlds, worlds with known answers, any Gymnasium id.
 
 `make_world(name)` gives a maker for `bb_wm.data.collect` and the World that says what its risk is
 and which extra it needs. Nothing is imported before it is asked for.
@@ -75,11 +75,9 @@ WORLDS: tuple[World, ...] = (
         "HalfCheetah-v5",
         "mujoco",
         OverLimit((8,), 3.0),
-        "forward speed above 3 m/s, in units of that limit (the speed cost of SafetyVelocity tasks)",
+        "forward speed above 3 m/s, in units of that limit",
     ),
-    World(
-        "InvertedPendulum-v5", "robot", "InvertedPendulum-v5", "mujoco", Failure(), _POLE
-    ),
+    World("InvertedPendulum-v5", "robot", "InvertedPendulum-v5", "mujoco", Failure(), _POLE),
     World(
         "Pendulum-v1",
         "control",
@@ -152,7 +150,7 @@ _ENTRY_POINTS = {
 
 
 def register_worlds() -> None:
-    """Make gymnasium.make know `bb_wm/KalmanWorld-v0` and the like; calling it twice does no harm."""
+    """Make gymnasium.make know `bb_wm/KalmanWorld-v0` and the like; once is enough."""
     import gymnasium
 
     for name, entry_point in _ENTRY_POINTS.items():
