@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bb_wm.data import collect
+from bb_wm.data import collect, probe_alignment
 from bb_wm.diagnose.open_loop import imagine
 from bb_wm.diagnose.windows import Windows, cut_windows
 from bb_wm.errors import AlignmentError
@@ -42,7 +42,7 @@ def measure(job: Job, settings: Settings) -> Mapping[str, Any]:
     elif isinstance(env, LineWorld):
         answer = _line(model, windows)
     else:
-        answer = _echo(model, windows) | _probe(training, obs_spec, action_spec)
+        answer = _echo(model, windows) | _probe(training)
     say(f"  {job.label}: " + ", ".join(f"{k} {_short(v)}" for k, v in answer.items()))
     return {**result, **answer}
 
@@ -104,19 +104,15 @@ def _echo(model: WorldModel, windows: Windows) -> dict[str, Any]:
     }
 
 
-def _probe(
-    episodes: Sequence[Episode], obs_spec: ObsSpec, action_spec: ActionSpec
-) -> dict[str, Any]:
+def _probe(episodes: Sequence[Episode]) -> dict[str, Any]:
     """Whether the alignment probe accepts the data and refuses it shifted by a row either way."""
-    from bb_wm.data import probe_alignment
-
     told = {}
     for shift in (-1, 0, 1):
         try:
-            probe_alignment([_shift(e, shift) for e in episodes[:200]], obs_spec, action_spec)
-            told[str(shift)] = "accepted"
+            report = probe_alignment([_shift(e, shift) for e in episodes[:200]])
+            told[str(shift)] = report.raise_if_shifted().verdict
         except AlignmentError as error:
-            told[str(shift)] = f"refused: {error}"
+            told[str(shift)] = f"refused, {error}"
     return {"probe": told}
 
 

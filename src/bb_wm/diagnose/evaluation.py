@@ -183,8 +183,9 @@ class Evaluation:
         rows.append(
             ("always the mean", number(self.risk_spread), "0.5", number(self.brier_reference))
         )
-        header = ("", f"risk RMSE k={k}", f"AUROC risk within {k}", "continuation Brier")
-        return Table("Risk and continuation, foreseen in imagination", header, tuple(rows))
+        header = ("", f"risk RMSE k={k}", f"AUROC within {k}", "Brier")
+        title = "Risk (AUROC: risk within k rows) and continuation (Brier), from imagination"
+        return Table(title, header, tuple(rows))
 
     def _facts(self) -> Table:
         counts = ", ".join(f"{self.counts[k - 1]} at k={k}" for k in self.horizons)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from bb_wm import durable
 from bb_wm.diagnose.evaluation import number
 from bb_wm.diagnose.tables import Table
-from bb_wm.errors import ResourceError
+from bb_wm.errors import MissingExtraError, ResourceError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,7 +39,7 @@ body { margin: 0 auto; max-width: 76rem; padding: 1.2rem 1rem 3rem; background: 
   color: var(--ink); font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
 header p.kicker { margin: 0; color: var(--soft); font-size: .9rem; overflow-wrap: anywhere; }
 h1 { font-size: clamp(1.3rem, 4.2vw, 1.9rem); line-height: 1.25; margin: .2rem 0 1rem;
-  max-width: 46rem; text-wrap: balance; }
+  max-width: 60rem; text-wrap: balance; }
 h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem; }
 h3 { font-size: .95rem; margin: 1.1rem 0 .3rem; }
 p.note { color: var(--soft); max-width: 46rem; margin: .3rem 0 .8rem; font-size: .92rem; }
@@ -53,8 +53,17 @@ table { border-collapse: collapse; width: 100%; font-size: .9rem;
 th, td { padding: .38rem .7rem; text-align: right; white-space: nowrap;
   border-bottom: 1px solid var(--edge); }
 tr:last-child > * { border-bottom: 0; }
-th:first-child { text-align: left; font-weight: 600; }
-thead th { color: var(--soft); font-weight: 600; }
+th:first-child { text-align: left; font-weight: 600; position: sticky; left: 0;
+  background: var(--card); }
+thead th { color: var(--soft); font-weight: 600; white-space: normal; vertical-align: bottom; }
+.tall { max-height: 26rem; overflow-y: auto; }
+.tall thead th { position: sticky; top: 0; background: var(--card); z-index: 1; }
+.pair { display: grid; gap: 1.2rem; align-items: start;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); }
+.pair > * { min-width: 0; }
+.pair h3 { margin-top: 0; }
+.curves { display: grid; gap: .8rem;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 17rem), 1fr)); }
 table.facts td { text-align: left; white-space: normal; overflow-wrap: anywhere; }
 table.facts th { white-space: normal; vertical-align: top; width: 11rem; }
 tr.model th, tr.model td { color: var(--accent); font-weight: 600; }
@@ -63,12 +72,13 @@ tr.model th, tr.model td { color: var(--accent); font-weight: 600; }
 figure { margin: 0; padding: .6rem; border: 1px solid var(--edge); border-radius: 8px;
   background: var(--card); min-width: 0; }
 figure svg { display: block; width: 100%; height: auto; }
-figure.single { max-width: 40rem; }
 figcaption { color: var(--soft); font-size: .85rem; margin-top: .3rem; }
 details { margin: .8rem 0; }
 summary { cursor: pointer; font-weight: 600; }
 pre { overflow-x: auto; padding: .8rem; border: 1px solid var(--edge); border-radius: 8px;
   background: var(--card); font-size: .82rem; line-height: 1.4; }
+@media (max-width: 30rem) { table { font-size: .82rem; } th, td { padding: .34rem .4rem; }
+  table.facts th { width: 8.2rem; } }
 @media print { body { max-width: none; } figure, section { break-inside: avoid; } }
 """
 
@@ -114,17 +124,20 @@ def render_page(
     config: Mapping[str, Any] | None = None,
     provenance: Mapping[str, object] | None = None,
 ) -> str:
-    """The page's HTML. Pictures need the extra `plots`."""
+    """The page's HTML; without the extra `plots` it has tables only and says so."""
+    drawn = _can_draw()
     body = [
         f'<header><p class="kicker">{_text(title)}: held-out evaluation of a bb_wm world model</p>'
         f"<h1>{_text(evaluation.verdict())}</h1></header>",
         _numbers(evaluation),
-        _errors(evaluation),
+        _errors(evaluation, drawn),
     ]
-    if traces is not None and len(traces):
+    if drawn and traces is not None and len(traces):
         body.append(_windows(traces))
-    if metrics:
+    if drawn and metrics:
         body.append(_losses(metrics))
+    if not drawn:
+        body.append('<p class="note">Pictures need <code>pip install "bb_wm[plots]"</code>.</p>')
     if config:
         body.append(_configuration(config))
     body.append(_provenance(provenance or describe_software()))
@@ -168,9 +181,19 @@ def _numbers(evaluation: Evaluation) -> str:
     return f'<h2>Numbers</h2>{note}<div class="tables">{sections}</div>'
 
 
-def _errors(evaluation: Evaluation) -> str:
+def _can_draw() -> bool:
+    from bb_wm.diagnose import plots
+
+    try:
+        plots.require_matplotlib()
+    except MissingExtraError:
+        return False
+    return True
+
+
+def _errors(evaluation: Evaluation, drawn: bool) -> str:
     scored = [p for p in evaluation.paths if any(math.isfinite(v) for v in p.nrmse)]
-    if not scored or len(evaluation.counts) < 2:
+    if not drawn or not scored or len(evaluation.counts) < 2:
         return _dimensions(evaluation)
     from bb_wm.diagnose import plots
 
@@ -178,8 +201,9 @@ def _errors(evaluation: Evaluation) -> str:
     told = ", ".join(f"{p.name} {number(p.nrmse[k - 1])}" for p in scored)
     alt = f"Line chart of NRMSE against the number of steps without seeing. At {k}: {told}."
     svg = plots.to_svg(plots.draw_errors(evaluation), alt)
-    picture = _figure(svg, f"{_dot(alt)}", single=True)
-    return f"<h2>Error by horizon</h2>{picture}{_dimensions(evaluation)}"
+    picture = _figure(svg, f"At k={k}: {told}. Lower is better.")
+    pair = f'<div class="pair">{picture}{_dimensions(evaluation)}</div>'
+    return f"<h2>Error by horizon</h2>{pair}"
 
 
 def _dimensions(evaluation: Evaluation) -> str:
@@ -192,10 +216,8 @@ def _dimensions(evaluation: Evaluation) -> str:
         (evaluation.dimensions[d], *(number(path.by_dimension[d]) for path in paths)) for d in order
     )
     table = Table("", ("dimension", *(path.name for path in paths)), rows)
-    return (
-        f"<details><summary>Error of each dimension at k={evaluation.headline}, worst first"
-        f"</summary>{_table(table, set())}</details>"
-    )
+    title = f"NRMSE of each dimension at k={evaluation.headline}, worst first"
+    return f"<section><h3>{_text(title)}</h3>{_table(table, set(), tall=True)}</section>"
 
 
 def _windows(traces: Traces) -> str:
@@ -223,10 +245,15 @@ def _windows(traces: Traces) -> str:
 def _losses(metrics: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> str:
     from bb_wm.diagnose import plots
 
-    last = max(float(x[-1]) for x, _ in metrics.values())
-    alt = f"Training curves of {', '.join(metrics)} over {last:.0f} updates."
-    svg = plots.to_svg(plots.draw_losses(metrics), alt)
-    return f"<h2>Training</h2>{_figure(svg, _dot(alt), single=True)}"
+    figures = []
+    for name, (x, y) in metrics.items():
+        ends = f"from {number(float(y[0]))} to {number(float(y[-1]))}"
+        alt = f"{name} over {x[-1]:.0f} updates, {ends}."
+        figures.append(f"<figure>{plots.to_svg(plots.draw_curve(name, x, y), alt)}</figure>")
+    return (
+        "<h2>Training</h2><p class='note'>Thin: each value in the log. Thick: their running "
+        f'median.</p><div class="curves">{"".join(figures)}</div>'
+    )
 
 
 def _configuration(config: Mapping[str, Any]) -> str:
@@ -238,11 +265,17 @@ def _configuration(config: Mapping[str, Any]) -> str:
 
 
 def _provenance(facts: Mapping[str, object]) -> str:
-    rows = tuple((str(name), str(value)) for name, value in facts.items())
+    rows = tuple((str(name), _plainly(value)) for name, value in facts.items())
     return f"<h2>Provenance</h2>{_table(Table('', ('', ''), rows), set())}"
 
 
-def _table(table: Table, highlighted: set[str]) -> str:
+def _plainly(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "; ".join(f"{name}: {_plainly(one)}" for name, one in value.items())
+    return str(value)
+
+
+def _table(table: Table, highlighted: set[str], *, tall: bool = False) -> str:
     head = ""
     if table.has_header:
         cells = "".join(f'<th scope="col">{_text(name)}</th>' for name in table.header)
@@ -251,7 +284,7 @@ def _table(table: Table, highlighted: set[str]) -> str:
     kind = "" if table.has_header else ' class="facts"'
     label = f' aria-label="{_text(table.title)}"' if table.title else ' aria-label="table"'
     return (
-        f'<div class="scroll" role="region" tabindex="0"{label}>'
+        f'<div class="scroll{" tall" if tall else ""}" role="region" tabindex="0"{label}>'
         f"<table{kind}>{head}<tbody>{body}</tbody></table></div>"
     )
 
@@ -262,13 +295,8 @@ def _row(cells: Sequence[str], highlighted: bool) -> str:
     return f'<tr{kind}><th scope="row">{_text(cells[0])}</th>{rest}</tr>'
 
 
-def _figure(svg: str, caption: str, *, single: bool = False) -> str:
-    kind = ' class="single"' if single else ""
-    return f"<figure{kind}>{svg}<figcaption>{_text(caption)}</figcaption></figure>"
-
-
-def _dot(text: str) -> str:
-    return text if text.endswith(".") else text + "."
+def _figure(svg: str, caption: str) -> str:
+    return f"<figure>{svg}<figcaption>{_text(caption)}</figcaption></figure>"
 
 
 def _text(value: object) -> str:

@@ -57,9 +57,9 @@ _AXES = ("updates", "update", "step")
 
 def draw_errors(evaluation: Evaluation) -> Figure:
     """NRMSE over the horizon, every path and baseline, on a logarithmic scale."""
-    figure = _figure(4.6, 3.0)
+    figure = _figure(4.0, 2.9)
     with _style():
-        axes = figure.add_subplot()
+        axes = _panels(figure, 1, left=0.66, right=0.1, top=0.08, bottom=0.42)[0]
         steps = np.arange(1, len(evaluation.counts) + 1)
         for path in evaluation.paths:
             values = np.asarray(path.nrmse)
@@ -73,10 +73,11 @@ def draw_errors(evaluation: Evaluation) -> Figure:
                     markersize=2.5,
                     label=path.name,
                 )
-        axes.set_yscale("log")
+        _plain_log_scale(axes)
         axes.set_xlabel("steps without seeing (k)")
         axes.set_ylabel("NRMSE")
-        axes.set_xticks(_ticks(evaluation.horizons, int(steps[-1])))
+        axes.yaxis.set_label_coords(-0.155, 0.5)
+        axes.set_xticks(sorted({*evaluation.horizons, 1, int(steps[-1])}))
         axes.legend(loc="best")
     return figure
 
@@ -84,14 +85,14 @@ def draw_errors(evaluation: Evaluation) -> Figure:
 def draw_window(traces: Traces, index: int) -> Figure:
     """One window: a panel per dimension, real rows against both paths, the context shaded."""
     count = len(traces.labels)
-    figure = _figure(3.9, 0.55 + 0.95 * count)
+    figure = _figure(3.9, 0.85 + 0.9 * count)
     context, rows = traces.context, traces.real.shape[1]
     time = np.arange(1 - context, rows - context + 1)
     ahead = time[context:]
     with _style():
-        panels = figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0]
+        panels = _panels(figure, count, left=0.68, right=0.08, top=0.42, bottom=0.4)
         for d, axes in enumerate(panels):
-            axes.axvspan(time[0] - 0.3, 0.0, color=_INK, alpha=0.07, linewidth=0)
+            axes.axvspan(time[0], 0.0, color=_INK, alpha=0.08, linewidth=0)
             how = "steps-mid" if traces.steps[d] else "default"
             low, high = traces.low[index, :, d], traces.high[index, :, d]
             if np.isfinite(low).any():
@@ -116,12 +117,12 @@ def draw_window(traces: Traces, index: int) -> Figure:
                     label=name,
                 )
             axes.set_ylabel(_shorten(traces.labels[d]), fontsize=7.5)
-            axes.yaxis.set_major_locator(_few_ticks())
-            axes.margins(x=0.0)
+            axes.yaxis.set_label_coords(-0.17, 0.5)
+            axes.set_xlim(time[0], time[-1])
+            _few_ticks(axes)
         panels[-1].set_xlabel("rows after the last one seen")
         handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=2, fontsize=7.5)
-        figure.align_ylabels(list(panels))
+        figure.legend(handles, labels, loc="upper center", ncols=2, fontsize=7.5)
     return figure
 
 
@@ -131,6 +132,7 @@ def draw_pictures(traces: Traces, key: str, index: int, *, columns: int = 5) -> 
     chosen = np.unique(np.linspace(0, len(real) - 1, columns).round().astype(int))
     figure = _figure(3.9, 1.9)
     with _style():
+        figure.subplots_adjust(left=0.09, right=0.99, top=0.9, bottom=0.02, wspace=0.06)
         grid = figure.subplots(2, len(chosen), squeeze=False)
         for row, (name, images) in enumerate((("real", real), ("imagined", imagined))):
             for column, k in enumerate(chosen):
@@ -146,23 +148,26 @@ def draw_pictures(traces: Traces, key: str, index: int, *, columns: int = 5) -> 
     return figure
 
 
-def draw_losses(metrics: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
-    """A small panel per curve over updates: the raw values thin, their running median thick."""
-    columns = 2
-    rows = max(1, math.ceil(len(metrics) / columns))
-    figure = _figure(5.4, 0.4 + 1.25 * rows)
+def draw_curve(name: str, x: np.ndarray, y: np.ndarray) -> Figure:
+    """One training curve: raw values thin, their running median thick."""
+    figure = _figure(3.2, 1.6)
     with _style():
-        grid = figure.subplots(rows, columns, sharex=True, squeeze=False).ravel()
+        _curve(_panels(figure, 1, left=0.5, right=0.1, top=0.24, bottom=0.36)[0], name, x, y)
+    return figure
+
+
+def draw_losses(metrics: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
+    """All training curves in one picture, two columns wide."""
+    rows = max(1, math.ceil(len(metrics) / 2))
+    figure = _figure(6.4, 1.6 * rows)
+    with _style():
+        place = {"left": 0.08, "right": 0.985, "top": 1 - 0.24 / (1.6 * rows)}
+        figure.subplots_adjust(**place, bottom=0.36 / (1.6 * rows), hspace=0.65, wspace=0.2)
+        grid = figure.subplots(rows, 2, squeeze=False).ravel()
         for axes, (name, (x, y)) in zip(grid, metrics.items(), strict=False):
-            axes.plot(x, y, color=_COLOURS["mode"], linewidth=0.6, alpha=0.45)
-            axes.plot(x, _running_median(y), color=_COLOURS["mode"])
-            axes.set_title(name, fontsize=8, loc="left")
-            axes.yaxis.set_major_locator(_few_ticks())
+            _curve(axes, name, x, y)
         for axes in grid[len(metrics) :]:
             axes.set_visible(False)
-        for axes in grid[max(0, len(metrics) - columns) : len(metrics)]:
-            axes.set_xlabel("updates")
-            axes.tick_params(labelbottom=True)
     return figure
 
 
@@ -183,7 +188,7 @@ def read_metrics(path: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def pick_metrics(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Loss curves from rows of numbers; names may carry a prefix such as "loss/"."""
+    """Curves that change, from rows of numbers; names may carry a prefix such as "loss/"."""
     curves: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
         x = next((row[name] for name in _AXES if _is_number(row.get(name))), None)
@@ -196,7 +201,7 @@ def pick_metrics(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[np.ndarra
     return {
         name: (np.array([x for x, _ in curves[name]]), np.array([y for _, y in curves[name]]))
         for name in order
-        if len(curves[name]) > 1
+        if len(curves[name]) > 1 and len({y for _, y in curves[name]}) > 1
     }
 
 
@@ -261,7 +266,7 @@ def _figure(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure
 
     with _style():
-        figure = Figure(figsize=(width, height), layout="constrained")
+        figure = Figure(figsize=(width, height))
         FigureCanvasAgg(figure)
     return figure
 
@@ -272,14 +277,46 @@ def _style() -> Any:
     return mpl.rc_context(_RC)  # type: ignore[arg-type]
 
 
-def _few_ticks() -> Any:
+def _panels(
+    figure: Figure, count: int, *, left: float, right: float, top: float, bottom: float
+) -> list[Axes]:
+    """`count` panels above each other within margins in inches; layout engines take seconds."""
+    width, height = figure.get_size_inches()
+    figure.subplots_adjust(
+        left=left / width,
+        right=1 - right / width,
+        top=1 - top / height,
+        bottom=bottom / height,
+        hspace=0.18,
+    )
+    return list(figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0])
+
+
+def _curve(axes: Axes, name: str, x: np.ndarray, y: np.ndarray) -> None:
+    axes.plot(x, y, color=_COLOURS["mode"], linewidth=0.6, alpha=0.45)
+    axes.plot(x, _running_median(y), color=_COLOURS["mode"])
+    axes.set_title(name, fontsize=8, loc="left", pad=4)
+    axes.set_xlabel("updates", labelpad=1)
+    _few_ticks(axes)
+
+
+def _few_ticks(axes: Axes) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    return MaxNLocator(nbins=3, min_n_ticks=2)
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=3, min_n_ticks=2))
+    axes.ticklabel_format(axis="y", scilimits=(-3, 4), useOffset=False)
+    power = axes.yaxis.get_offset_text()  # at the right, where no title is
+    power.set(x=1.0, horizontalalignment="right")
 
 
-def _ticks(horizons: tuple[int, ...], last: int) -> list[int]:
-    return sorted({*horizons, 1, last})
+def _plain_log_scale(axes: Axes) -> None:
+    """A logarithmic axis that says 0.2 and 0.5, not 2 x 10^-1."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _colour(name: str) -> str:
