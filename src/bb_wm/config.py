@@ -70,9 +70,9 @@ class WorldModelConfig:
     core: Core = field(default_factory=GRU)
     latent: Stochastic = field(default_factory=Gaussian)
     objective: Objective = field(default_factory=Objective)
-    hidden: int = 200
+    hidden: int = 128
     layers: int = 2
-    head_hidden: int = 128
+    head_hidden: int = 64
     features: int = 64
     horizon: int = 10
     max_horizon: int = 15
@@ -80,7 +80,7 @@ class WorldModelConfig:
     warmup: int = 100
     weight_decay: float = 1e-4
     clip: float = 0.3
-    average: float = 0.99
+    average: float = 0.998
     fixed_scale: bool = False
     action_mask: bool = False
     seed: int = 0

@@ -96,7 +96,7 @@ class Transformer(Core):
     size: int = 128
     layers: int = 2
     heads: int = 4
-    window: int = 32
+    window: int = 16
 
     def __post_init__(self) -> None:
         check_int("core.size", self.size, low=8, high=8192)

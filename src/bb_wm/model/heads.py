@@ -24,7 +24,7 @@ class RewardHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         raw = self.net(features).squeeze(-1)
-        return torch.addcmul(self.statistics.centre, raw, self.statistics.scale)
+        return raw * self.statistics.scale[0] + self.statistics.centre[0]
 
     def error(self, features: Tensor, reward: Tensor) -> Tensor:
         """Squared error in units of the reward's variance."""
@@ -42,7 +42,7 @@ class RiskHead(nn.Module):
         self.start = -3.0  # softplus(-3) = 0.05: nearly no risk before any was seen
 
     def forward(self, features: Tensor) -> Tensor:
-        return F.softplus(self.net(features).squeeze(-1) + self.start) * self.statistics.scale
+        return F.softplus(self.net(features).squeeze(-1) + self.start) * self.statistics.scale[0]
 
     def error(self, features: Tensor, risk: Tensor) -> Tensor:
         """Squared error in units of the risk's variance."""

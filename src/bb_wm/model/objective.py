@@ -44,20 +44,17 @@ class Objective:
     overshoot: float = 0.1
     shortcut: float = 1.0
     steps: int = 8
-    starts: int = 4
+    starts: int = 2
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name in ("steps", "starts", "free_updates"):
-                check_int(
-                    f"objective.{field.name}",
-                    value,
-                    low=int(field.name != "free_updates"),
-                    high=10**6,
-                )
-            elif value is not None:
-                check_weight(f"objective.{field.name}", value)
+            name, value = f"objective.{field.name}", getattr(self, field.name)
+            if field.name in ("steps", "starts"):
+                check_int(name, value, low=1, high=1000)
+            elif field.name == "free_updates":
+                check_int(name, value, low=0, high=10**9)
+            elif value is not None or field.name not in ("dynamics", "representation"):
+                check_weight(name, value)
         if (self.dynamics is None) != (self.representation is None):
             raise ConfigError(
                 "objective.dynamics and objective.representation",

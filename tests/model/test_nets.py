@@ -1,0 +1,64 @@
+"""Building blocks against numpy and by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from bb_wm.model.nets import MLP, RunningScale, Statistics, masked_mean
+
+
+def test_statistics_merge_like_one_pass_over_all_rows() -> None:
+    rows = torch.randn(1000, 3, generator=torch.Generator().manual_seed(0)) * 5 + 100
+    statistics = Statistics(3)
+    for piece in rows.split([1, 7, 500, 492]):
+        statistics.update(piece)
+    statistics.update(rows[:0])
+    np.testing.assert_allclose(statistics.centre.numpy(), rows.double().mean(0), rtol=1e-6)
+    expected = rows.double().std(0, unbiased=False)
+    np.testing.assert_allclose(statistics.scale.numpy(), expected, rtol=1e-6)
+
+
+def test_a_constant_dimension_has_scale_one() -> None:
+    statistics = Statistics(2)
+    statistics.update(torch.tensor([[7.7, 0.0], [7.7, 2.0]]).expand(50, 2, 2).reshape(-1, 2))
+    assert statistics.scale.tolist() == [1.0, 1.0]
+    assert statistics.centre.tolist()[1] == 1.0
+
+
+def test_running_scale_is_the_likelihood_of_a_gaussian_at_its_own_error() -> None:
+    """At scale^2 = mean error^2 the mean of -log p is log(scale) + (1 + log 2 pi) / 2."""
+    scale = RunningScale(2, 1)
+    error = torch.tensor([[[4.0], [0.25]], [[0.0], [0.75]]])  # two rows, horizons 0 and 1
+    scale.update(error, torch.ones(2, 2, dtype=torch.bool), 0)
+    torch.testing.assert_close(scale.scale, torch.tensor([[math.sqrt(2.0)], [math.sqrt(0.5)]]))
+    mean = scale.nll(error, 0).mean(0).squeeze(-1)
+    constant = (1.0 + math.log(2 * math.pi)) / 2
+    expected = torch.tensor([0.5 * math.log(2.0) + constant, 0.5 * math.log(0.5) + constant])
+    torch.testing.assert_close(mean, expected)
+
+
+def test_running_scale_leaves_masked_rows_and_unseen_horizons_alone() -> None:
+    scale = RunningScale(3, 1)
+    error = torch.full((2, 2, 1), 9.0)
+    scale.update(error, torch.tensor([[True, False], [True, False]]), 1)
+    assert scale.variance.flatten().tolist() == [1.0, 9.0, 1.0]
+    fixed = RunningScale(1, 1, fixed=True)
+    fixed.update(error[:, :1], torch.ones(2, 1, dtype=torch.bool), 0)
+    assert fixed.variance.item() == 1.0
+
+
+def test_zero_mlp_starts_at_zero_and_learns() -> None:
+    mlp = MLP(3, 2, hidden=8, layers=2, zero=True)
+    x = torch.randn(5, 3)
+    assert bool((mlp(x) == 0).all())
+    mlp(x).sum().backward()
+    assert mlp.output.weight.grad is not None and bool((mlp.output.weight.grad != 0).any())
+
+
+def test_masked_mean_counts_only_the_mask() -> None:
+    values = torch.tensor([1.0, 5.0, 100.0])
+    assert masked_mean(values, torch.tensor([True, True, False])).item() == 3.0
+    assert masked_mean(values, torch.zeros(3, dtype=torch.bool)).item() == 0.0

@@ -1,0 +1,187 @@
+"""The objective: parts add up, masks hold, terms react to what they should react to."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from bb_wm.errors import ConfigError
+from bb_wm.model.cores import Core
+from bb_wm.model.losses import LossTerms, balanced_kl, free_nats, reachable
+from bb_wm.model.network import Network
+from bb_wm.model.objective import Objective, evaluate_terms
+from bb_wm.model.stochastic import Gaussian, Stochastic
+from bb_wm.types import Batch
+from tests.model.builders import IDS, PAIRS, small_batch, small_network, small_noise
+
+every_pair = pytest.mark.parametrize(("core", "family"), PAIRS, ids=IDS)
+DEFAULT = Objective(steps=3, starts=2)
+
+
+def terms_of(
+    network: Network, batch: Batch, objective: Objective = DEFAULT, *, updates: int = 10_000
+) -> LossTerms:
+    noise = small_noise(network, batch)
+    return evaluate_terms(network, batch, objective, noise, updates=updates, track=False)
+
+
+def test_reachable_by_hand() -> None:
+    valid = torch.tensor([[True] * 6, [True, True, True, True, False, False]])
+    first = torch.zeros(2, 6, dtype=torch.bool)
+    first[0, 3] = True
+    got = reachable(valid, first, torch.tensor([0, 3, 4]), 3)
+    yes, no = True, False
+    assert got.tolist() == [
+        [[yes, yes, no], [yes, yes, no], [yes, no, no]],
+        [[yes, yes, yes], [no, no, no], [no, no, no]],
+    ]
+
+
+def test_balanced_kl_splits_the_gradient_and_free_nats_stop_it() -> None:
+    family = Gaussian(2)
+    q = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    p = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    plain_q, plain_p = torch.autograd.grad(family.kl(q, p).sum(), (q, p))
+    balanced = balanced_kl(family, q, p, dynamics=1.0, representation=0.1)
+    by_q, by_p = torch.autograd.grad(balanced.sum(), (q, p))
+    torch.testing.assert_close(by_q, 0.1 * plain_q)
+    torch.testing.assert_close(by_p, plain_p)
+    torch.testing.assert_close(balanced, 1.1 * family.kl(q, p))
+    kl = torch.tensor([0.2, 3.0], requires_grad=True)
+    kept = free_nats(kl, 0.5)
+    assert kept.tolist() == [0.5, 3.0]
+    assert torch.autograd.grad(kept.sum(), kl)[0].tolist() == [0.0, 1.0]
+
+
+def test_free_nats_are_annealed_from_one() -> None:
+    objective = Objective(free=0.1, free_updates=100)
+    assert objective.free_at(0) == pytest.approx(1.0)
+    assert objective.free_at(50) == pytest.approx(0.55)
+    assert objective.free_at(100) == objective.free_at(10**6) == pytest.approx(0.1)
+    assert Objective.plain().free_at(0) == 0.0
+
+
+@every_pair
+def test_the_total_is_the_weighted_sum(core: Core, family: Stochastic) -> None:
+    network, batch = small_network(core, family), small_batch()
+    objective = replace(DEFAULT, beta=0.7, reward=2.0, safety=3.0, continuation=0.5, shortcut=0.3)
+    terms = terms_of(network, batch, objective)
+    expected = (
+        terms.reconstruction
+        + 0.7 * terms.kl
+        + 2.0 * terms.reward
+        + 3.0 * terms.safety
+        + 0.5 * terms.continuation
+        + terms.rollout
+        + 0.3 * terms.shortcut
+    )
+    torch.testing.assert_close(terms.total, expected)
+    assert all(math.isfinite(getattr(terms, name).item()) for name in terms.__slots__)
+
+
+def test_the_plain_form_is_the_documents_sum() -> None:
+    """l_rec + beta KL + l_reward + l_safety + l_rollout, with -log p and the plain KL."""
+    network, batch = small_network(*PAIRS[0]), small_batch()
+    plain = replace(Objective.plain(beta=0.5), steps=3, starts=2)
+    terms = terms_of(network, batch, plain, updates=0)
+    torch.testing.assert_close(terms.kl, terms.kl_raw)
+    expected = (
+        terms.reconstruction + 0.5 * terms.kl_raw + terms.reward + terms.safety + terms.rollout
+    )
+    torch.testing.assert_close(terms.total, expected + terms.continuation)
+    walk = network.rssm.filter(
+        network.rssm.look(batch.obs),
+        batch.action,
+        batch.is_first,
+        small_noise(network, batch).filter,
+    )
+    features = torch.cat([walk.h, walk.z], -1)
+    modality = network.rssm.modality(0)
+    mean = modality.head(network.rssm.decode_trunk(features))
+    nll = -torch.distributions.Normal(mean, 1.0).log_prob(batch.obs["obs"]).sum(-1).mean()
+    torch.testing.assert_close(terms.reconstruction, nll)
+
+
+@every_pair
+def test_padding_changes_nothing(core: Core, family: Stochastic) -> None:
+    network = small_network(core, family, double=True)
+    batch = small_batch(rows=8, double=True)
+    batch.valid[1, 5:] = False
+    wild = batch.map(torch.clone)
+    wild.obs["obs"][1, 5:] = 1e3
+    wild.reward[1, 5:], wild.safety[1, 5:] = 1e3, 1e3
+    wild.action[1, 5:] = 1e3
+    a, b = terms_of(network, batch), terms_of(network, wild)
+    for name in a.__slots__:
+        torch.testing.assert_close(getattr(a, name), getattr(b, name), atol=1e-12, rtol=1e-12)
+
+
+@every_pair
+def test_permuting_targets_between_rows_changes_the_loss(core: Core, family: Stochastic) -> None:
+    """A silent broadcast would average over rows and not notice."""
+    network, batch = small_network(core, family), small_batch()
+    base = terms_of(network, batch)
+    for field in ("reward", "safety"):
+        moved = replace(batch, **{field: getattr(batch, field).flip(0)})
+        assert not torch.isclose(getattr(terms_of(network, moved), field), getattr(base, field))
+    ended = batch.terminated.clone()
+    ended[0, -1] = True
+    other = replace(batch, terminated=ended)
+    assert not torch.isclose(terms_of(network, other).continuation, base.continuation)
+
+
+@every_pair
+def test_open_loop_terms_never_cross_a_reset(core: Core, family: Stochastic) -> None:
+    """Starts at rows 0 and 2, three steps: with a reset at row 1 and 3 nothing is reachable."""
+    network, batch = small_network(core, family), small_batch()
+    batch.is_first[:, 1] = True
+    batch.is_first[:, 3] = True
+    terms = terms_of(network, batch)
+    assert terms.rollout.item() == 0.0
+    batch.is_first[:, 1] = False
+    assert terms_of(network, batch).rollout.item() != 0.0
+
+
+@every_pair
+def test_every_parameter_learns_from_the_default_objective(core: Core, family: Stochastic) -> None:
+    network, batch = small_network(core, family), small_batch()
+    terms_of(network, batch).total.backward()
+    silent = [
+        name
+        for name, parameter in network.named_parameters()
+        if parameter.grad is None or not bool((parameter.grad != 0).any())
+    ]
+    assert silent == []
+
+
+def test_tracking_uses_the_batchs_own_errors() -> None:
+    network, batch = small_network(*PAIRS[0]), small_batch()
+    noise = small_noise(network, batch)
+    evaluate_terms(network, batch, DEFAULT, noise, updates=0, track=False)
+    vector = network.rssm.modality(0)
+    assert bool((vector.decode_scale.variance == 1).all())  # type: ignore[union-attr,operator]
+    evaluate_terms(network, batch, DEFAULT, noise, updates=0, track=True)
+    assert bool((vector.decode_scale.variance != 1).all())  # type: ignore[union-attr,operator]
+    assert bool((vector.direct_scale.variance != 1).all())  # type: ignore[union-attr,operator]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("beta", -1.0),
+        ("beta", float("nan")),
+        ("reward", float("inf")),
+        ("steps", 0),
+        ("starts", True),
+        ("rollout", "1"),
+        ("free", None),
+        ("dynamics", None),
+    ],
+)
+def test_bad_weights_are_refused(name: str, value: object) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Objective(**{name: value})  # type: ignore[arg-type]
+    assert name in caught.value.field
