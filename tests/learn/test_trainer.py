@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -18,7 +19,15 @@ from tests.learn.helpers import CONFIG, SETTINGS, judge, line_world, make_model,
 from bb_wm import WorldModel
 from bb_wm.data import EpisodeStore
 from bb_wm.durable.tensors import digest_tensors
-from bb_wm.errors import BatchError, CheckpointError, ConfigError, DataError, LockError, SaveError
+from bb_wm.errors import (
+    AlignmentError,
+    BatchError,
+    CheckpointError,
+    ConfigError,
+    DataError,
+    LockError,
+    SaveError,
+)
 from bb_wm.learn import (
     Callback,
     RecordedSource,
@@ -30,10 +39,11 @@ from bb_wm.learn import (
     read_metrics,
 )
 from bb_wm.learn.checkpoint import list_steps
+from bb_wm.testing.worlds import EchoWorld
 from bb_wm.types import Batch, Episode
 
 INTERLEAVED = replace(
-    SETTINGS, interleave=20, update_ratio=0.25, first_rows=60, rows=200, updates=20
+    SETTINGS, interleave=20, update_ratio=0.25, first_rows=60, rows=200, updates=12
 )
 
 
@@ -87,7 +97,7 @@ def test_resumed_at_every_update_equals_uninterrupted(
     same_files(folder, whole[0])
 
 
-@pytest.mark.parametrize("points", [(1,), (3, 11), (5, 6, 7), (10, 19)])
+@pytest.mark.parametrize("points", [(3, 11), (5, 6, 7)])
 def test_interleaved_and_resumed_equals_uninterrupted(
     tmp_path: Path, whole_interleaved: tuple[Path, TrainResult], points: tuple[int, ...]
 ) -> None:
@@ -116,7 +126,7 @@ def test_episodes_beyond_the_checkpoint_are_seen_only_when_their_turn_comes(
 
 def test_the_same_trainer_may_go_on(tmp_path: Path, whole: tuple[Path, TrainResult]) -> None:
     trainer = make_trainer(tmp_path / "again")
-    trainer.train(until=9)
+    trainer.train(until=7)
     assert trainer.train().digest == whole[1].digest
 
 
@@ -124,16 +134,16 @@ def test_a_damaged_checkpoint_gives_way_and_is_repeated(
     tmp_path: Path, whole: tuple[Path, TrainResult]
 ) -> None:
     folder = tmp_path / "again"
-    make_trainer(folder).train(until=17)
-    damaged = folder / "checkpoints" / "step-000000017" / "model.safetensors"
+    make_trainer(folder).train(until=8)
+    damaged = folder / "checkpoints" / "step-000000008" / "model.safetensors"
     content = bytearray(damaged.read_bytes())
     content[len(content) // 2] ^= 1
     damaged.write_bytes(content)
     result = make_trainer(folder).train()
-    assert any("went back to update 15" in note for note in result.notes)
+    assert any("went back to update 5" in note for note in result.notes)
     assert result.digest == whole[1].digest
     assert (folder / "metrics.jsonl").read_bytes() == (whole[0] / "metrics.jsonl").read_bytes()
-    assert (folder / "checkpoints" / "damaged-step-000000017").is_dir()
+    assert (folder / "checkpoints" / "damaged-step-000000008").is_dir()
 
 
 def test_only_damaged_checkpoints_stop_rather_than_start_over(tmp_path: Path) -> None:
@@ -234,8 +244,11 @@ def test_global_chance_decides_nothing(tmp_path: Path, whole: tuple[Path, TrainR
 
 def test_seeds_differ_and_repeat(tmp_path: Path, whole: tuple[Path, TrainResult]) -> None:
     assert make_trainer(tmp_path / "a").train().digest == whole[1].digest
-    other = replace(SETTINGS, seed=4)
-    assert make_trainer(tmp_path / "b", other).train().digest != whole[1].digest
+    two = [replace(SETTINGS, seed=seed, updates=1) for seed in (3, 4)]
+    assert (
+        make_trainer(tmp_path / "b", two[0], evaluate=None).train().digest
+        != make_trainer(tmp_path / "c", two[1], evaluate=None).train().digest
+    )
 
 
 # --- the loop ------------------------------------------------------------------------------------
@@ -408,6 +421,42 @@ def test_no_rows_at_all(tmp_path: Path) -> None:
         make_trainer(tmp_path / "run", source=None, evaluate=None).train()
 
 
+def echoes(shift: int) -> list[Episode]:
+    """EchoWorld's rows with every action moved by `shift` rows, as wrong conversions do."""
+    episodes = []
+    source = WorldSource(lambda: EchoWorld(length=40), seed=1)
+    for episode in source.episodes(heldout=False, first=0, rows=1200):
+        action = np.roll(episode.action, shift, axis=0)
+        action[-1] = 0
+        episodes.append(replace(episode, action=action))
+    return episodes
+
+
+@pytest.mark.parametrize("shift", [-1, 0, 1])
+def test_shifted_rows_stop_training_before_the_first_update(tmp_path: Path, shift: int) -> None:
+    world = EchoWorld()
+    model = WorldModel(world.observation_space, world.action_space, CONFIG)
+    settings = replace(SETTINGS, rows=1200, heldout_rows=0, updates=1, probe=True)
+    trainer = make_trainer(
+        tmp_path / "run", settings, model=model, source=RecordedSource(echoes(shift))
+    )
+    if shift == 0:
+        result = trainer.train()
+        assert result.updates == 1
+        assert any("alignment probe: aligned" in note for note in result.notes)
+        return
+    with pytest.raises(AlignmentError, match=re.escape(f"yours[t{shift:+d}]")):
+        trainer.train()
+    assert model.updates == 0
+    louder = make_trainer(
+        tmp_path / "other",
+        replace(settings, probe=False),
+        model=model,
+        source=RecordedSource(echoes(shift)),
+    )
+    assert any("switched off" in note for note in louder.train().notes)
+
+
 def test_a_policy_of_unknown_age_is_refused(tmp_path: Path) -> None:
     source = WorldSource(line_world, policy=lambda obs: obs[:1], workers=2)
     with pytest.raises(ConfigError) as caught:
@@ -450,15 +499,15 @@ class Signal(Callback):
 @pytest.mark.parametrize(
     ("signals", "codes"),
     [
-        ([Signal(signal.SIGINT, update=6), Signal(signal.SIGTERM, update=12)], [130, 143]),
-        ([Signal(signal.SIGTERM, update=7), Signal(signal.SIGINT, update=8)], [143, 130]),
+        ([Signal(signal.SIGINT, update=4), Signal(signal.SIGTERM, update=10)], [130, 143]),
+        ([Signal(signal.SIGTERM, update=5), Signal(signal.SIGINT, update=8)], [143, 130]),
         ([Signal(signal.SIGTERM, rows=30), Signal(signal.SIGTERM, rows=210)], [143, 143]),
     ],
 )
 def test_a_signal_saves_and_resuming_equals_uninterrupted(
     tmp_path: Path, whole: tuple[Path, TrainResult], signals: list[Signal], codes: list[int]
 ) -> None:
-    """Update 6 and 12 are due for evaluation, 12 for the log as well."""
+    """Updates 4 and 8 are due for log and evaluation, 5 and 10 for a checkpoint."""
     folder = tmp_path / "again"
     for callback, code in zip(signals, codes, strict=True):
         result = make_trainer(folder, callbacks=[callback]).train()
@@ -474,7 +523,7 @@ def test_a_signal_between_turns_of_rows(
     tmp_path: Path, whole_interleaved: tuple[Path, TrainResult]
 ) -> None:
     folder = tmp_path / "again"
-    for rows in (30, 90, 150):
+    for rows in (30, 60, 120):
         stop = Signal(signal.SIGINT, rows=rows)
         assert make_trainer(folder, INTERLEAVED, callbacks=[stop]).train().exit_code == 130
     result = make_trainer(folder, INTERLEAVED).train()
@@ -544,20 +593,21 @@ def test_only_bad_batches_halt_within_fifty(tmp_path: Path) -> None:
 
 
 def test_ten_skipped_updates_in_a_row_halt_with_a_good_checkpoint(tmp_path: Path) -> None:
-    """Rows of size 1e6 overflow nothing, but a learning rate gone mad does: weights are poisoned
-    from outside after update 3, and from there on every loss is not finite."""
+    """A statistic is poisoned from outside after update 2: from there on no loss is finite, and a
+    checkpoint with the poison in it is refused."""
 
     class Poison(Callback):
         def updated(self, update: int, loss: float, metrics: Mapping[str, float]) -> None:
-            if update == 3:
+            if update == 2:
                 trainer.model._training.reward.statistics.mean.fill_(float("nan"))
 
     trainer = make_trainer(tmp_path / "run", callbacks=[Poison()], evaluate=None)
     result = trainer.train()
     assert (result.reason, result.exit_code) == ("halted", 1)
-    assert (result.updates, result.skipped) == (13, 10)
+    assert (result.updates, result.skipped) == (12, 10)
     found = load_checkpoint(trainer.run.checkpoints)
-    assert found.step < 13
+    assert found.step == 0
+    assert result.failed_saves == 3  # after updates 5 and 10, and when halting
     assert all(t.isfinite().all() for t in found.tensors.values() if t.is_floating_point())
 
 
@@ -588,10 +638,10 @@ class FillDisk(Callback):
 def test_a_full_disk_is_survived(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: tuple[Path, TrainResult]
 ) -> None:
-    disk = FillDisk(monkeypatch, 9, 17)
+    disk = FillDisk(monkeypatch, 7, 11)
     result = make_trainer(tmp_path / "run", callbacks=[disk]).train()
     assert result.failed_saves == len(disk.failures) > 0
-    assert {update for update, _ in disk.failures} <= set(range(9, 17))
+    assert {update for update, _ in disk.failures} <= set(range(7, 11))
     assert {error.errno for _, error in disk.failures} == {28}
     assert result.digest == whole[1].digest
     for part in ("metrics.jsonl",):
@@ -602,7 +652,7 @@ def test_a_full_disk_may_halt_and_keeps_the_old_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: tuple[Path, TrainResult]
 ) -> None:
     settings = replace(SETTINGS, on_save_error="halt")
-    disk = FillDisk(monkeypatch, 9, 17)
+    disk = FillDisk(monkeypatch, 7, 11)
     result = make_trainer(tmp_path / "run", settings, callbacks=[disk]).train()
     monkeypatch.undo()
     assert (result.reason, result.exit_code) == ("halted", 1)
@@ -655,9 +705,9 @@ class Follower:
 
 
 def test_a_learning_policy_resumes_exactly_and_learns_at_its_ratio(tmp_path: Path) -> None:
-    settings = replace(INTERLEAVED, update_ratio=0.5, updates=12, rows=400, log_every=3)
+    settings = replace(INTERLEAVED, update_ratio=0.5, updates=8, rows=400, log_every=3)
     digests = []
-    for name, points in (("whole", (None,)), ("again", (2, 7, None))):
+    for name, points in (("whole", (None,)), ("again", (2, 5, None))):
         for until in points:
             policy = Follower()
             source = WorldSource(line_world, seed=1, policy=policy)
@@ -666,7 +716,7 @@ def test_a_learning_policy_resumes_exactly_and_learns_at_its_ratio(tmp_path: Pat
             )
             result = trainer.train(until=until)
         digests.append(result.digest)
-        assert int(policy.count) == 24  # half a model update per policy update
+        assert int(policy.count) == 16  # half a model update per policy update
     assert digests[0] == digests[1]
     lines = read_metrics(tmp_path / "again" / "metrics.jsonl")
     assert all("policy_error" in line for line in lines)

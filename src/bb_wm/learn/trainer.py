@@ -20,6 +20,7 @@ from bb_wm.errors import BatchError, CheckpointError, SaveError
 from bb_wm.learn.callbacks import Callback, Record, TrainResult
 from bb_wm.learn.checkpoint import (
     Checkpoint,
+    finite_or_none,
     list_steps,
     load_checkpoint,
     save_best,
@@ -273,7 +274,7 @@ class Trainer:
             self._note(f"evaluating changed {check.changed} of the model; put back")
         self.state.evaluated = self.state.update
         record = self._log("evaluate", {key: float(value) for key, value in numbers.items()})
-        score = record.numbers.get(self.settings.best_metric)
+        score = finite_or_none(record.numbers.get(self.settings.best_metric))
         if score is not None and (self.state.best is None or score < self.state.best):
             self.state.best, self.state.best_update = score, self.state.update
             self._save(best=True)
