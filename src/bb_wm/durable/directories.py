@@ -66,7 +66,8 @@ def write_files(
     """Replace a whole directory atomically by `files` and a manifest; durable on return.
 
     A directory that was there is first renamed to `.NAME.previous`, which readers fall back to, so
-    at every moment the old or the new one can be read. SaveError: the old one is in place.
+    at every moment the old or the new one can be read. SaveError: the old one is in place; also
+    where the directory holds anything that was not written here.
     """
     target = Path(os.path.realpath(directory))
     members: dict[str, Member] = {}
@@ -78,6 +79,7 @@ def write_files(
     content = manifest.to_bytes()
     if len(content) > MAX_JSON_BYTES or len(members) > MAX_MEMBERS:
         raise SaveError("meta", expected=f"at most {MAX_JSON_BYTES} bytes", actual=len(content))
+    _check_replaceable(target, {*members, MANIFEST})
     make_directory(target.parent)
     clean_temporaries(target.parent, target.name)
     temporary = temporary_path(target)
@@ -88,6 +90,8 @@ def write_files(
         write_new(temporary / MANIFEST, content)
         sync_directory(temporary)
         _swap(temporary, target)
+    except SaveError:
+        raise
     except OSError as cause:
         remove(temporary)
         raise save_error(target, cause) from cause
@@ -95,6 +99,30 @@ def write_files(
         remove(temporary)
         raise
     return manifest
+
+
+def _check_replaceable(target: Path, names: set[str]) -> None:
+    """Raise SaveError where replacing would destroy what no `write_files` has written."""
+    try:
+        found = set(os.listdir(target))
+    except FileNotFoundError:
+        return
+    except OSError as cause:
+        raise save_error(target, cause) from cause
+    if found - names:
+        try:
+            names = {*read_manifest(target).members, MANIFEST}
+        except CheckpointError as cause:  # damaged or absent; but a failing disk is another matter
+            failure = cause.__cause__
+            if isinstance(failure, OSError) and not isinstance(failure, FileNotFoundError):
+                raise save_error(target, failure) from cause
+    if found - names:
+        raise SaveError(
+            "path",
+            expected="a new directory, an empty one, or one saved before",
+            actual=f"{target} with {sorted(found - names)[0]!r} in it",
+            hint="the whole directory would be replaced; choose another name.",
+        )
 
 
 def _previous(target: Path) -> Path:
@@ -109,12 +137,15 @@ def _swap(temporary: Path, target: Path) -> None:
     try:
         os.rename(temporary, target)
         sync_directory(target.parent)
-    except OSError:
+    except OSError as cause:
         with contextlib.suppress(OSError):
             if previous.exists():
                 if target.exists():
                     os.rename(target, temporary)
                 os.rename(previous, target)
+        if target.exists() and not temporary.exists():
+            hint = "the new directory is in place, but may not survive a power cut."
+            raise save_error(target, cause, hint) from cause
         raise
     remove(previous)
 
