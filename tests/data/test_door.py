@@ -640,6 +640,14 @@ def test_observations_single_or_batched(lead: tuple[int, ...]) -> None:
     assert list(bare) == ["obs"]
 
 
+def test_o1_a_simulators_float64_is_rounded() -> None:
+    good = np.array([0.1, 0.2, 1e-9])
+    for obs in (good, torch.from_numpy(good)):
+        seen, shape = as_obs(obs, OBS)
+        assert shape == () and seen["obs"].dtype == torch.float32
+        assert seen["obs"].numpy().tobytes() == good.astype(np.float32).tobytes()
+
+
 def test_o1_observations_that_are_refused() -> None:
     good = np.zeros(3, np.float32)
     nan = good.copy()
@@ -649,7 +657,7 @@ def test_o1_observations_that_are_refused() -> None:
         (good[:2], BatchError),
         (np.zeros((3, 1), np.float32), BatchError),
         (np.zeros(1, np.float32), BatchError),
-        (good.astype(np.float64), DtypeError),
+        (good.astype(np.float16), DtypeError),
         (good.astype(np.int64), DtypeError),
         (good.astype(object), DtypeError),
         (None, DtypeError),

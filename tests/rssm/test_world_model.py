@@ -100,7 +100,10 @@ def test_a_short_rollout_is_the_prefix_of_a_long_one(
         generator = torch.Generator().manual_seed(3)
         # The same noise for both: one draw per row of the longer one, in the same order.
         return model.rollout(
-            latent, actions[:, :horizon], mode=mode, generator=generator  # type: ignore[arg-type]
+            latent,
+            actions[:, :horizon],
+            mode=mode,
+            generator=generator,  # type: ignore[arg-type]
         ).latents.h
 
     if mode == "sample":

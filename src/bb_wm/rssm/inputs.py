@@ -9,22 +9,26 @@ import torch
 
 from bb_wm.errors import ActionError, ConfigError, DeviceError, InputTypeError, LatentError
 
+from bb_wm.types import Latent
+
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bb_wm.types import ActionSpec, Latent
+    from bb_wm.model.dynamics import RSSM
+    from bb_wm.types import ActionSpec
 
 _LATENT_FIELDS = ("h", "z", "memory")
 
 
-def check_latent(latent: object, like: Latent) -> Latent:
+def check_latent(latent: object, rssm: RSSM) -> Latent:
     """The latent, or LatentError when its sizes are another model's or a number is broken."""
-    if type(latent) is not type(like):
+    if not isinstance(latent, Latent):
         raise InputTypeError(
             "latent",
             expected="a Latent from encode, filter or rollout",
             actual=type(latent).__name__,
         )
+    like = rssm.empty(latent.batch_shape)
     for name in _LATENT_FIELDS:
         mine, theirs = getattr(like, name), getattr(latent, name)
         if theirs.shape != mine.shape:

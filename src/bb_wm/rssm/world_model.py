@@ -13,7 +13,13 @@ from bb_wm import durable
 from bb_wm.config import WorldModelConfig
 from bb_wm.data.door import as_batch, as_obs
 from bb_wm.durable.tensors import decode_tensors, encode_tensors
-from bb_wm.errors import CheckpointError, ConfigError, HorizonError, InputTypeError
+from bb_wm.errors import (
+    CheckpointError,
+    ConfigError,
+    HorizonError,
+    InputTypeError,
+    LatentError,
+)
 from bb_wm.imagine.rollout import rollout
 from bb_wm.model.losses import LossTerms
 from bb_wm.model.objective import Noise, evaluate_terms
@@ -172,7 +178,13 @@ class WorldModel:
             start = rssm.empty(shape)
             projected = start.h.new_zeros(*shape, rssm.core.project(self._no_action()).shape[-1])
         else:
-            start = check_latent(previous, rssm.empty(shape))
+            start = check_latent(previous, rssm)
+            if start.batch_shape != shape:
+                raise LatentError(
+                    "previous",
+                    expected=f"a belief for each of the rows {list(shape)}",
+                    actual=list(start.batch_shape),
+                )
             flat = as_flat_action(action, self.action_spec, shape, self.device)
             projected = rssm.core.project(rssm.scale_action(flat))
         h, memory = rssm.advance(start, projected)
@@ -207,7 +219,7 @@ class WorldModel:
         the latent is repeated. `mode` follows the most probable z ("mode", least error), draws
         z ("sample", for spread and risk) or skips z ("shortcut", most exact on short horizons).
         """
-        check_latent(latent, self._rssm.empty(latent.batch_shape))
+        check_latent(latent, self._rssm)
         if mode not in MODES:
             raise ConfigError("mode", expected=f"one of {list(MODES)}", actual=repr(mode))
         actions: Policy | Tensor
