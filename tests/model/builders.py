@@ -41,9 +41,7 @@ def small_network(core: Core, family: Stochastic, *, double: bool = False) -> Ne
     return network.double() if double else network
 
 
-def small_batch(
-    batch: int = 4, rows: int = 8, *, seed: int = 0, double: bool = False
-) -> Batch:
+def small_batch(batch: int = 4, rows: int = 8, *, seed: int = 0, double: bool = False) -> Batch:
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> torch.Tensor:

@@ -13,7 +13,9 @@ CORES: list[Core] = [GRU(16), Transformer(16, layers=2, heads=2, window=8)]
 def build(core: Core, seed: int = 0) -> CoreModule:
     torch.manual_seed(seed)
     module = core.build(5, 3)
-    for parameter in module.parameters():  # biases and distances too, or the test would not see them
+    for (
+        parameter
+    ) in module.parameters():  # biases and distances too, or the test would not see them
         if parameter.ndim < 3:
             torch.nn.init.normal_(parameter, std=0.3)
     return module.double()
@@ -30,7 +32,9 @@ def walk(module: CoreModule, z: torch.Tensor, action: torch.Tensor) -> torch.Ten
     return torch.stack(out, 1)
 
 
-def whole_sequence(module: TransformerModule, z: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+def whole_sequence(
+    module: TransformerModule, z: torch.Tensor, action: torch.Tensor
+) -> torch.Tensor:
     """Textbook causal attention on all rows at once, with the same weights and no cache."""
     x = module.from_z(z) + module.project(action)
     rows = z.shape[1]
@@ -40,7 +44,9 @@ def whole_sequence(module: TransformerModule, z: torch.Tensor, action: torch.Ten
         normed = block.attend_norm(x)  # type: ignore[operator]
         query, key, value = block.qkv(normed).chunk(3, -1)  # type: ignore[operator]
         heads, width = block.heads, x.shape[-1] // block.heads  # type: ignore[operator]
-        parts = [p.reshape(*p.shape[:-1], heads, width).transpose(1, 2) for p in (query, key, value)]
+        parts = [
+            p.reshape(*p.shape[:-1], heads, width).transpose(1, 2) for p in (query, key, value)
+        ]
         place = (module.window - distance).clamp(0, module.window)
         bias = block.distance[:, place]  # type: ignore[index]
         bias = bias.masked_fill(~allowed, -torch.inf)
@@ -71,7 +77,8 @@ def test_no_row_depends_on_a_later_one(core: Core) -> None:
     out = walk(module, z, action)
     for t in range(6):
         by_z, by_action = torch.autograd.grad(out[:, t].sum(), (z, action), retain_graph=True)
-        assert bool((by_z[:, t + 1 :] == 0).all()) and bool((by_action[:, t + 1 :] == 0).all())
+        assert bool((by_z[:, t + 1 :] == 0).all())
+        assert bool((by_action[:, t + 1 :] == 0).all())
         assert bool((by_z[:, : t + 1].abs().sum(-1) > 0).all())
 
 

@@ -55,7 +55,8 @@ def test_zero_mlp_starts_at_zero_and_learns() -> None:
     x = torch.randn(5, 3)
     assert bool((mlp(x) == 0).all())
     mlp(x).sum().backward()
-    assert mlp.output.weight.grad is not None and bool((mlp.output.weight.grad != 0).any())
+    assert mlp.output.weight.grad is not None
+    assert bool((mlp.output.weight.grad != 0).any())
 
 
 def test_masked_mean_counts_only_the_mask() -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tests.model.builders import IDS, PAIRS, small_batch, small_network, small_noise
 
 from bb_wm.errors import ConfigError
 from bb_wm.model.cores import Core
@@ -15,7 +16,6 @@ from bb_wm.model.network import Network
 from bb_wm.model.objective import Objective, evaluate_terms
 from bb_wm.model.stochastic import Gaussian, Stochastic
 from bb_wm.types import Batch
-from tests.model.builders import IDS, PAIRS, small_batch, small_network, small_noise
 
 every_pair = pytest.mark.parametrize(("core", "family"), PAIRS, ids=IDS)
 DEFAULT = Objective(steps=3, starts=2)

@@ -20,7 +20,9 @@ def draw_params(family: Gaussian | Categorical, seed: int, rows: int = 4) -> tor
     return 2.0 * torch.randn(rows, family.param_size, generator=generator)
 
 
-def as_torch(family: Gaussian | Categorical, params: torch.Tensor) -> torch.distributions.Distribution:
+def as_torch(
+    family: Gaussian | Categorical, params: torch.Tensor
+) -> torch.distributions.Distribution:
     if isinstance(family, Gaussian):
         mean, std = family.moments(params)
         return Independent(Normal(mean, std), 1)

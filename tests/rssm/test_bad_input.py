@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from tests.model.builders import PAIRS, small_batch, small_config
 
 from bb_wm.config import Budget, WorldModelConfig
 from bb_wm.errors import (
@@ -30,7 +31,6 @@ from bb_wm.model.cores import GRU, Transformer
 from bb_wm.model.stochastic import Categorical, Gaussian
 from bb_wm.rssm import WorldModel
 from bb_wm.types import Latent
-from tests.model.builders import PAIRS, small_batch, small_config
 
 
 def config(**changes: Any) -> WorldModelConfig:
@@ -144,8 +144,11 @@ def test_constructor(kind: type[BBWMError], field: str, make: Callable[[], objec
         make()
     error = caught.value
     assert error.field.startswith(field)
-    assert error.expected and error.actual and len(str(error)) <= 400
-    assert error.expected in str(error) and error.actual in str(error)
+    assert error.expected
+    assert error.actual
+    assert len(str(error)) <= 400
+    assert error.expected in str(error)
+    assert error.actual in str(error)
     assert torch.equal(state, torch.random.get_rng_state())
 
 

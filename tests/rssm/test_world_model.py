@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from tests.model.builders import IDS, PAIRS, small_batch, small_config
 
 from bb_wm.config import WorldModelConfig
 from bb_wm.errors import BBWMError, CheckpointError, HorizonError
@@ -17,7 +18,6 @@ from bb_wm.model.stochastic import Stochastic
 from bb_wm.protocols import Dynamics, Observer
 from bb_wm.rssm import ShortcutDynamics, WorldModel
 from bb_wm.types import Latent
-from tests.model.builders import IDS, PAIRS, small_batch, small_config
 
 every_pair = pytest.mark.parametrize(("core", "family"), PAIRS, ids=IDS)
 MODES = ("mode", "sample", "shortcut")
@@ -57,9 +57,11 @@ def test_the_documents_section_4_as_printed() -> None:
     latent = wm.encode(obs)
     traj = wm.rollout(latent, policy, horizon=10)
 
-    assert isinstance(loss, float) and metrics["kl_raw"] >= 0.0
+    assert isinstance(loss, float)
+    assert metrics["kl_raw"] >= 0.0
     assert traj.reward.shape == (10,)
-    assert wm.predict_reward(latent).shape == () and float(wm.predict_safety(latent)) >= 0.0
+    assert wm.predict_reward(latent).shape == ()
+    assert float(wm.predict_safety(latent)) >= 0.0
 
 
 @every_pair
@@ -252,7 +254,8 @@ def test_rich_spaces_from_gymnasium() -> None:
         "terminated": np.zeros((2, 5), bool),
     }
     loss, metrics = model.update(batch)
-    assert np.isfinite(loss) and metrics["skipped"] == 0.0
+    assert np.isfinite(loss)
+    assert metrics["skipped"] == 0.0
     latent = model.encode({key: value[:, 0] for key, value in batch["obs"].items()})  # type: ignore[attr-defined]
     native = {"what": np.array([0, 3]), "where": np.zeros((2, 2), np.float32)}
     latent = model.encode({k: v[:, 1] for k, v in batch["obs"].items()}, latent, native)  # type: ignore[attr-defined]

@@ -24,7 +24,8 @@ class RewardHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         raw = self.net(features).squeeze(-1)
-        return raw * self.statistics.scale[0] + self.statistics.centre[0]
+        scaled: Tensor = raw * self.statistics.scale[0]
+        return scaled + self.statistics.centre[0]
 
     def error(self, features: Tensor, reward: Tensor) -> Tensor:
         """Squared error in units of the reward's variance."""

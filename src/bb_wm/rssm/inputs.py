@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from bb_wm.errors import ActionError, ConfigError, DeviceError, InputTypeError, LatentError
-
 from bb_wm.types import Latent
 
 if TYPE_CHECKING:
