@@ -31,9 +31,9 @@ class Settings:
 
     rows: int = 20_000
     heldout_rows: int = 6_000
-    updates: int = 3_000
+    updates: int = 1_500
     batch_size: int = 16
-    length: int = 64
+    length: int = 32
     windows: int = 500
     context: int = 10
     horizons: tuple[int, ...] = (1, 5, 10, 15)

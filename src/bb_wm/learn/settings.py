@@ -40,11 +40,11 @@ class TrainSettings:
     """Training rows to collect."""
     heldout_rows: int = 4_000
     """Rows more that are only ever judged on."""
-    updates: int = 3_000
+    updates: int = 1_500
     """Model updates in all."""
     batch_size: int = 16
     """Sequences per update."""
-    length: int = 64
+    length: int = 32
     """Rows per sequence."""
     seed: int = 0
     """The run's chance: the same seed is the same run."""
@@ -56,7 +56,7 @@ class TrainSettings:
     """Rows before the first update when interleaving."""
     log_every: int = 50
     """Updates between lines of metrics.jsonl."""
-    evaluate_every: int = 1_000
+    evaluate_every: int = 500
     """Updates between looks at the held-out rows; 0: only at the end."""
     checkpoint_every: int = 500
     """Updates between checkpoints."""
