@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from bb_wm.decide.evidence import Evidence as Evidence
     from bb_wm.decide.evidence import Fault as Fault
     from bb_wm.decide.evidence import stage as stage
+    from bb_wm.decide.evsi import EVSI as EVSI
+    from bb_wm.decide.evsi import Ask as Ask
+    from bb_wm.decide.evsi import EVSIResult as EVSIResult
+    from bb_wm.decide.evsi import JointSamples as JointSamples
+    from bb_wm.decide.evsi import Lookahead as Lookahead
+    from bb_wm.decide.evsi import Ranking as Ranking
+    from bb_wm.decide.evsi import lookahead as lookahead
     from bb_wm.decide.experiment import Experiment as Experiment
     from bb_wm.decide.experiment import decide_and_record as decide_and_record
     from bb_wm.decide.experiment import record_pair as record_pair
@@ -38,6 +45,15 @@ if TYPE_CHECKING:
 _HOMES = {
     "bb_wm.decide.control": ("Played", "play"),
     "bb_wm.decide.evidence": ("AskEvidence", "CandidateEvidence", "Evidence", "Fault", "stage"),
+    "bb_wm.decide.evsi": (
+        "Ask",
+        "EVSI",
+        "EVSIResult",
+        "JointSamples",
+        "Lookahead",
+        "Ranking",
+        "lookahead",
+    ),
     "bb_wm.decide.gate": ("Decision", "Gate", "Verdict"),
     "bb_wm.decide.experiment": ("Experiment", "decide_and_record", "record_pair"),
     "bb_wm.decide.ledger": ("Ledger",),
