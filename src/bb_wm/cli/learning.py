@@ -20,11 +20,10 @@ if TYPE_CHECKING:
     from bb_wm.types import Episode
 
 
-def learn(run: Run, source: EpisodeSource, settings: TrainSettings, *, device: str = "cpu") -> int:
+def learn(run: Run, model: WorldModel, source: EpisodeSource, settings: TrainSettings) -> int:
     """Train `run` until `settings.updates`, then judge it; the exit code."""
     from bb_wm.learn.trainer import Trainer
 
-    model = runs.build_model(run, device=device)
     trainer = Trainer(
         run, model, source, settings, evaluate=held_out_numbers, callbacks=_watchers()
     )

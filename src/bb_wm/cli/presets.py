@@ -65,9 +65,9 @@ PRESETS: Final[dict[PresetName, Preset]] = {
 def chosen_preset(words: Sequence[str]) -> Preset:
     """The preset that `words` name with --preset, before the other flags are read."""
     name = "default"
-    for word, following in zip(words, [*words[1:], ""], strict=True):
-        if word == "--preset":
-            name = following
+    for place, word in enumerate(words):
+        if word == "--preset" and place + 1 < len(words):
+            name = words[place + 1]
         elif word.startswith("--preset="):
             name = word.removeprefix("--preset=")
     if name not in PRESETS:

@@ -52,4 +52,5 @@ def run(arguments: Arguments) -> int:
     if arguments.updates is not None:
         settings = replace(settings, updates=arguments.updates)
     origin = recall_origin(here.world, seed=settings.seed, workers=arguments.workers)
-    return learn(here, origin.source, settings, device=arguments.device)
+    model = runs.build_model(here.config, device=arguments.device)
+    return learn(here, model, origin.source, settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -119,16 +120,16 @@ def describe_model(origin: Origin, model: WorldModelConfig) -> dict[str, Any]:
     }
 
 
-def build_model(run: Run, *, device: str = "cpu") -> WorldModel:
-    """The run's model as it began, untrained."""
+def build_model(described: Mapping[str, Any], *, device: str = "cpu") -> WorldModel:
+    """The model of `describe_model`, untrained."""
     from bb_wm.config import WorldModelConfig
     from bb_wm.rssm import WorldModel
     from bb_wm.types import ActionSpec, ObsSpec
 
     try:
-        obs = ObsSpec.from_json(run.config["obs"])
-        action = ActionSpec.from_json(run.config["action"])
-        config = WorldModelConfig.from_json(run.config["settings"])
+        obs = ObsSpec.from_json(described["obs"])
+        action = ActionSpec.from_json(described["action"])
+        config = WorldModelConfig.from_json(described["settings"])
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             "run.json", expected="the model's settings and spaces", actual=repr(error)
@@ -137,11 +138,16 @@ def build_model(run: Run, *, device: str = "cpu") -> WorldModel:
 
 
 def load_model(run: Run, which: Which = "newest", *, device: str = "cpu") -> WorldModel:
-    """The run's trained model from its newest or best checkpoint."""
+    """The run's trained model from its newest checkpoint that is whole, or its best one.
+
+    Warns where a newer one is damaged.
+    """
     from bb_wm.learn.checkpoint import load_best, load_checkpoint
 
-    model = build_model(run, device=device)
+    model = build_model(run.config, device=device)
     found = load_best(run.checkpoints) if which == "best" else load_checkpoint(run.checkpoints)
+    for problem in found.problems:
+        warnings.warn(f"{problem} Going back to update {found.step}.", stacklevel=2)
     prefix = "model:"
     model.load_state_tensors(
         {

@@ -11,7 +11,7 @@ import tyro
 
 from bb_wm.cli import runs
 from bb_wm.cli.learning import learn
-from bb_wm.cli.origins import find_origin
+from bb_wm.cli.origins import Reading, find_origin
 from bb_wm.cli.presets import PresetName, chosen_preset, preset_table, within_budget, without_budget
 from bb_wm.cli.words import parse_words
 from bb_wm.config import WorldModelConfig
@@ -57,6 +57,7 @@ class Arguments:
         default_factory=TrainSettings
     )
     model: WorldModelConfig = field(default_factory=WorldModelConfig)
+    reading: Annotated[Reading, tyro.conf.arg(name="")] = field(default_factory=Reading)
 
 
 def parse(words: Sequence[str]) -> Arguments:
@@ -80,12 +81,18 @@ def run(arguments: Arguments) -> int:
     """Train, judge, and say where to look."""
     runs.use_threads(arguments.threads)
     settings = arguments.training
-    origin = find_origin(arguments.world, seed=settings.seed, workers=arguments.workers)
+    origin = find_origin(
+        arguments.world,
+        seed=settings.seed,
+        workers=arguments.workers,
+        reading=arguments.reading,
+    )
     config = runs.describe_model(origin, arguments.model)
+    model = runs.build_model(config, device=arguments.device)  # refused before a folder is made
     folder = Path(arguments.run) if arguments.run else runs.free_folder(origin.name)
     if arguments.resume:
         here = runs.open_run(folder)
         runs.check_same(here, world=origin.record, config=config, settings=settings)
     else:
         here = runs.create_run(folder, world=origin.record, config=config, settings=settings)
-    return learn(here, origin.source, settings, device=arguments.device)
+    return learn(here, model, origin.source, settings)
