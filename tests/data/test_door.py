@@ -644,7 +644,8 @@ def test_o1_a_simulators_float64_is_rounded() -> None:
     good = np.array([0.1, 0.2, 1e-9])
     for obs in (good, torch.from_numpy(good)):
         seen, shape = as_obs(obs, OBS)
-        assert shape == () and seen["obs"].dtype == torch.float32
+        assert shape == ()
+        assert seen["obs"].dtype == torch.float32
         assert seen["obs"].numpy().tobytes() == good.astype(np.float32).tobytes()
 
 
@@ -671,6 +672,8 @@ def test_o1_observations_that_are_refused() -> None:
         (torch.zeros(3, device="meta"), DeviceError),
         (torch.zeros(3).to_sparse(), DtypeError),
         (np.broadcast_to(np.float32(0), (10**9, 3)), ResourceError),
+        (np.broadcast_to(np.float64(0), (10**9, 3)), ResourceError),
+        (np.full(3, 1e300), BatchError),
     ]
     for obs, error in cases:
         with pytest.raises(error) as caught:

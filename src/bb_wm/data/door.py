@@ -100,30 +100,17 @@ def as_batch(
     return batch
 
 
-def _rounded(value: Any) -> Any:
-    if isinstance(value, torch.Tensor) and value.dtype == torch.float64:
-        return value.float()
-    if isinstance(value, np.ndarray) and value.dtype == np.float64:
-        return value.astype(np.float32)
-    return value
-
-
 def as_obs(
     obs: Any, obs_spec: ObsSpec, *, device: torch.device | str = "cpu", field: str = "obs"
 ) -> tuple[dict[str, torch.Tensor], tuple[int, ...]]:
     """Checked tensors [*batch, ...] per key, and the batch shape; () for a single observation.
 
     The same rules as for `as_batch`, but float64 vectors are rounded to float32: simulators give
-    them, and one observation is seen, not learnt from. A discrete key of one variable may be a plain int or lack its
-    last axis; [1] is then read as one observation with its axis.
+    them, and one observation is seen, not learnt from. A discrete key of one variable may be a
+    plain int or lack its last axis; [1] is then read as one observation with its axis.
     """
     place = torch.device(device)
-    vectors = {entry.key for entry in obs_spec.entries if entry.kind == "vector"}
-    keyed = {
-        key: _rounded(value) if key in vectors else value
-        for key, value in obs_spec.keyed(obs).items()
-    }
-    fields = obs_fields(keyed, obs_spec, name=field)
+    fields = obs_fields(obs_spec.keyed(obs), obs_spec, name=field, rounded=True)
     leads = []
     for entry, item in zip(obs_spec.entries, fields, strict=True):
         cut = len(item.shape) - len(entry.shape)

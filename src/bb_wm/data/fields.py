@@ -14,13 +14,14 @@ from bb_wm.data.limits import EXACT_IN_FLOAT32
 from bb_wm.errors import BatchError, DeviceError, DtypeError, InputTypeError, ResourceError
 from bb_wm.types import ObsEntry, ObsSpec
 
-Role = Literal["float", "vector", "image", "index", "flag"]
+Role = Literal["float", "vector", "seen", "image", "index", "flag"]
 Array = np.ndarray | torch.Tensor
 
 INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 _TAKEN: dict[Role, tuple[str, ...]] = {
     "float": ("float32",),
     "vector": ("float32", *EXACT_IN_FLOAT32),
+    "seen": ("float32", "float64", *EXACT_IN_FLOAT32),
     "image": ("uint8",),
     "index": INTEGERS,
     "flag": ("bool",),
@@ -28,6 +29,7 @@ _TAKEN: dict[Role, tuple[str, ...]] = {
 _STORED: dict[Role, tuple[torch.dtype, str]] = {
     "float": (torch.float32, "float32"),
     "vector": (torch.float32, "float32"),
+    "seen": (torch.float32, "float32"),
     "image": (torch.uint8, "uint8"),
     "index": (torch.int64, "int64"),
     "flag": (torch.bool, "bool"),
@@ -53,7 +55,10 @@ def obs_name(entry: ObsEntry, name: str = "obs") -> str:
     return name if entry.key == "obs" else f"{name}[{entry.key!r}]"
 
 
-def obs_fields(keyed: Mapping[str, Any], spec: ObsSpec, name: str = "obs") -> list[Field]:
+def obs_fields(
+    keyed: Mapping[str, Any], spec: ObsSpec, name: str = "obs", *, rounded: bool = False
+) -> list[Field]:
+    """Every key of the spec as a field; `rounded` takes float64 vectors too."""
     wanted = [entry.key for entry in spec.entries]
     if spec.single and isinstance(keyed[wanted[0]], Mapping):
         keyed = keyed[wanted[0]]
@@ -63,7 +68,9 @@ def obs_fields(keyed: Mapping[str, Any], spec: ObsSpec, name: str = "obs") -> li
     for entry in spec.entries:
         label = obs_name(entry, name)
         array = array_of(label, keyed[entry.key])
-        fields.append(Field(label, _ROLE_OF_KIND[entry.kind], entry.shape, array))
+        role = _ROLE_OF_KIND[entry.kind]
+        role = "seen" if rounded and role == "vector" else role
+        fields.append(Field(label, role, entry.shape, array))
         check_kind(fields[-1])
     return fields
 
@@ -213,4 +220,5 @@ def tensor_of(field: Field, place: torch.device) -> torch.Tensor:
         return array.to(dtype).contiguous()
     if field.role == "index" and array.dtype == np.uint64:
         array = np.minimum(array, np.uint64(2**62))  # so that no wrap-around hides it
-    return torch.from_numpy(np.array(array, name, order="C", copy=True)).to(place)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes Inf, which is refused
+        return torch.from_numpy(np.array(array, name, order="C", copy=True)).to(place)
