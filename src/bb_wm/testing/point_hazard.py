@@ -141,7 +141,7 @@ class PointHazardOracle:
         return torch.ones_like(latent.z[..., 0])
 
     def _next_goal(self, goal: Tensor) -> Tensor:
-        places = torch.tensor(self.layout.goals).to(goal)
+        places = torch.tensor(self.layout.goals, dtype=goal.dtype, device=goal.device)
         nearest = (goal[..., None, :] - places).square().sum(-1).argmin(-1)
         return places[(nearest + 1) % len(places)]
 
