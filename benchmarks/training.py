@@ -31,7 +31,7 @@ class Settings:
 
     rows: int = 20_000
     heldout_rows: int = 6_000
-    updates: int = 1_500
+    updates: int = 1_000
     batch_size: int = 16
     length: int = 32
     windows: int = 500
