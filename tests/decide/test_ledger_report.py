@@ -194,6 +194,14 @@ def test_the_text_tells_all_of_it(ledger: Ledger) -> None:
     assert read_ledger(ledger).counts == {"ACT": 180, "ASK": 30}
 
 
+def test_names_from_outside_cannot_steer_the_terminal(ledger: Ledger) -> None:
+    nasty = replace(_evidence(-0.3).candidates[0], name="\x1b[2Jgo\nACT")
+    ledger.record(GATE.decide(replace(_evidence(-0.3), candidates=(nasty,))))
+    told = read_ledger(ledger).text
+    assert "\x1b" not in told
+    assert told.splitlines()[-1].split()[2] == "?[2Jgo?ACT"
+
+
 def test_no_ledger_no_report(tmp_path: Path) -> None:
     with pytest.raises(PathError):
         read_ledger(tmp_path / "none.sqlite")

@@ -328,7 +328,13 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             f"{'-' if row[name] is None else format(row[name], '.3g'):>9}"
             for name in ("gain", "evsi", "realised_return")
         )
-        choice = str(row["choice"] or "-")[:13]
+        choice = _printable(row["choice"] or "-")[:13]
         reason = f"(withdrawn) {row['reason']}" if row["withdrawn"] else row["reason"]
-        lines.append(f"{row['id'][:8]:<10}{row['verdict']:<8}{choice:<14}{figures}  {reason}")
+        name, verdict = _printable(row["id"])[:8], row["verdict"]
+        lines.append(f"{name:<10}{verdict:<8}{choice:<14}{figures}  {_printable(reason)}")
     return lines
+
+
+def _printable(text: str) -> str:
+    """Names come from outside: no escape sequence of theirs reaches the terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text)
