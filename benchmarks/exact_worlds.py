@@ -112,7 +112,7 @@ def _probe(episodes: Sequence[Episode]) -> dict[str, Any]:
             report = probe_alignment([_shift(e, shift) for e in episodes[:200]])
             told[str(shift)] = report.raise_if_shifted().verdict
         except AlignmentError as error:
-            told[str(shift)] = f"refused, {error}"
+            told[str(shift)] = "refused: " + str(error).split(": losses")[0]
     return {"probe": told}
 
 

@@ -207,37 +207,33 @@ def _exact(found: Found) -> list[str]:
     sections = ["## Worlds with known answers", _how(found)]
     kalman, echo, line = (_of(found, world=world) for world in exact_worlds.WORLDS)
     if kalman:
-        sections.append(
-            _per_step(
-                kalman, "ratio", "KalmanWorld: k-step MSE / the exact Kalman predictor's"
-            ).markdown()
-        )
+        title = "KalmanWorld: k-step MSE / the exact Kalman predictor's (bar: 1.15 at every k)"
+        sections.append(_per_step(kalman, "ratio", title, bar=1.15).markdown())
     if line:
-        sections.append(_per_step(line, "rmse", "LineWorld: rollout RMSE in data units").markdown())
+        title = "LineWorld: rollout RMSE in data units (bar: 0.001 at every k)"
+        sections.append(_per_step(line, "rmse", title, bar=1e-3).markdown())
     if echo:
-        sections.append(
-            _per_step(echo, "nrmse", "EchoWorld: NRMSE of obs[t+1] = action[t]").markdown()
-        )
-        told = echo[0].get("probe", {})
-        sections.append(
-            "Alignment probe on EchoWorld's rows with actions shifted by k rows: "
-            + "; ".join(f"{shift}: {answer}" for shift, answer in told.items())
-            + "."
-        )
+        title = "EchoWorld: NRMSE of obs[t+1] = action[t] (1 where actions are off by a row)"
+        sections.append(_per_step(echo, "nrmse", title).markdown())
+        rows = tuple(echo[0]["probe"].items())
+        title = "Alignment probe on EchoWorld's rows with actions moved k rows later"
+        sections.append(Table(title, ("k", "verdict"), rows).markdown())
     return sections
 
 
-def _per_step(found: Found, measure: str, title: str) -> Table:
+def _per_step(found: Found, measure: str, title: str, *, bar: float | None = None) -> Table:
     steps = [k for k in (1, 2, 3, 5, 7, 10) if k <= exact_worlds.REACH]
     rows = []
     for preset in _presets(found):
         runs = _of(found, preset=preset)
         for mode in exact_worlds.MODES:
             curves = [r[f"{measure}_{mode}"] for r in runs]
-            worst = max(sum(c[k] for c in curves) / len(curves) for k in range(len(curves[0])))
+            worst = max(_mean([c[k] for c in curves]) for k in range(len(curves[0])))
             cells = [_spread([curve[k - 1] for curve in curves]) for k in steps]
-            rows.append((f"{preset}, {mode}", *cells, number(worst)))
-    return Table(title, ("", *(f"k={k}" for k in steps), "worst mean"), tuple(rows))
+            verdict = [] if bar is None else ["met" if worst <= bar else "missed"]
+            rows.append((f"{preset}, {mode}", *cells, number(worst), *verdict))
+    last = ("worst mean",) if bar is None else ("worst mean", "bar")
+    return Table(title, ("", *(f"k={k}" for k in steps), *last), tuple(rows))
 
 
 def _imports(result: dict[str, Any]) -> list[str]:
