@@ -16,7 +16,7 @@ from bb_wm.errors import BBWMError, CheckpointError, HorizonError
 from bb_wm.model.cores import Core
 from bb_wm.model.stochastic import Stochastic
 from bb_wm.protocols import Dynamics, Observer
-from bb_wm.rssm import ShortcutDynamics, WorldModel
+from bb_wm.rssm import WorldModel
 from bb_wm.types import Latent
 
 every_pair = pytest.mark.parametrize(("core", "family"), PAIRS, ids=IDS)
@@ -157,7 +157,7 @@ def test_candidates_share_a_latent() -> None:
 def test_it_answers_the_protocols() -> None:
     model = small_model()
     assert isinstance(model, Observer)
-    assert isinstance(ShortcutDynamics(model), Dynamics)
+    assert isinstance(model.shortcut, Dynamics)
     latent = model.encode(np.zeros((4, 3), np.float32))
     noise = torch.randn(4, model.obs_noise_size)
     obs = model.imagine_obs(latent, noise)

@@ -23,7 +23,7 @@ from bb_wm.errors import (
     ResourceError,
 )
 from bb_wm.types import ActionSpec, Episode, ObsEntry, ObsSpec
-from bb_wm.types.spaces import check_box
+from bb_wm.types.action_spec import check_box
 
 
 def validate_episode(episode: Episode, obs_spec: ObsSpec, action_spec: ActionSpec) -> Episode:

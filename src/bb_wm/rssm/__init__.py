@@ -1,5 +1,6 @@
 """The front door: `from bb_wm.rssm import WorldModel`."""
 
-from bb_wm.rssm.world_model import ShortcutDynamics, WorldModel
+from bb_wm.rssm.shortcut import ShortcutDynamics
+from bb_wm.rssm.world_model import WorldModel
 
 __all__ = ["ShortcutDynamics", "WorldModel"]

@@ -27,6 +27,7 @@ from bb_wm.model.optimiser import Optimiser, OptimiserSettings
 from bb_wm.protocols import draw_noise
 from bb_wm.rssm.build import build_network, check_same_tensors, find_device
 from bb_wm.rssm.inputs import as_actions, as_flat_action, check_latent
+from bb_wm.rssm.shortcut import ShortcutDynamics
 from bb_wm.types import ActionSpec, Batch, Latent, ObsSpec, Trajectory
 
 if TYPE_CHECKING:
@@ -238,12 +239,17 @@ class WorldModel:
             horizon = actions.shape[-2]
         self._check_horizon(horizon)
         if mode == "shortcut":
-            return rollout(ShortcutDynamics(self), self._sighted(latent), actions, horizon)
+            return rollout(self.shortcut, self._sighted(latent), actions, horizon)
         noise = None
         if mode == "sample":
             shape = (*latent.batch_shape, horizon, self.noise_size)
             noise = draw_noise(shape, generator or self._imagining, self.device)
         return rollout(self, latent, actions, horizon, noise=noise)
+
+    @property
+    def shortcut(self) -> ShortcutDynamics:
+        """The shortcut path as dynamics of its own, to plan with."""
+        return ShortcutDynamics(self._network)
 
     def _check_horizon(self, horizon: object) -> None:
         if isinstance(horizon, bool) or not isinstance(horizon, int) or horizon < 1:
@@ -393,34 +399,6 @@ class WorldModel:
         return (
             f"WorldModel({keys} -> {core} {latent}, {count:,} parameters, {self.updates} updates)"
         )
-
-
-class ShortcutDynamics:
-    """The model's shortcut as `protocols.Dynamics`: z is skipped, sights are predicted directly."""
-
-    def __init__(self, model: WorldModel) -> None:
-        self._model = model
-
-    @property
-    def noise_size(self) -> int:
-        return 0
-
-    @property
-    def action_size(self) -> int:
-        return self._model.action_size
-
-    def step(self, latent: Latent, action: Tensor, noise: Tensor | None = None) -> Latent:
-        """The next latent by the direct path; deterministic."""
-        return self._model._rssm.shortcut_step(latent, action)[0]
-
-    def predict_reward(self, latent: Latent) -> Tensor:
-        return self._model.predict_reward(latent)
-
-    def predict_safety(self, latent: Latent) -> Tensor:
-        return self._model.predict_safety(latent)
-
-    def predict_continue(self, latent: Latent) -> Tensor:
-        return self._model.predict_continue(latent)
 
 
 def _named(terms: LossTerms) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """One episode of T rows, T - 1 actions done; the action of the last row is all zero: none was done.
+    """One episode of T rows and T - 1 actions; the action of the last row is all zero: none done.
 
     `obs` maps each key of the ObsSpec to [T, ...]; `action` is flat (ActionSpec.flatten), [T, A];
     `reward` and `safety` (risk >= 0, larger is worse) are [T], both 0 at row 0; `terminated` says
