@@ -110,4 +110,4 @@ def _scale(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _apply(scale: tuple[np.ndarray, np.ndarray], rows: np.ndarray) -> np.ndarray:
-    return ((rows - scale[0]) / scale[1]).astype(np.float32)
+    return np.asarray((rows - scale[0]) / scale[1], np.float32)

@@ -106,7 +106,7 @@ def _echo(model: WorldModel, windows: Windows) -> dict[str, Any]:
 
 def _probe(episodes: Sequence[Episode]) -> dict[str, Any]:
     """Whether the alignment probe accepts the data and refuses it shifted by a row either way."""
-    told = {}
+    told: dict[str, str] = {}
     for shift in (-1, 0, 1):
         try:
             report = probe_alignment([_shift(e, shift) for e in episodes[:200]])

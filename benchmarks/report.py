@@ -103,8 +103,8 @@ def _headline(world: str, found: Found) -> Iterable[tuple[str, ...]]:
     for preset in _presets(found):
         runs = [_evaluation(r) for r in _of(found, preset=preset)]
         if preset == DELTA_MLP:
-            errors = [_error(e, "delta-MLP", e.headline) for e in runs]
-            yield (world, preset, _spread(errors), "", "", "", "", "", "")
+            plain = [_error(e, "delta-MLP", e.headline) for e in runs]
+            yield (world, preset, _spread(plain), "", "", "", "", "", "")
             continue
         names = ("mode", "shortcut", "persistence", "ridge")
         errors = [[_error(e, name, e.headline) for e in runs] for name in names]
