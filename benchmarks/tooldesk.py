@@ -13,27 +13,19 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from bb_wm.config import Categorical, WorldModelConfig
-from bb_wm.decide import AskEvidence, Evidence, Gate, Verdict
+from bb_wm.decide import Ledger, read_ledger
 from bb_wm.rssm import WorldModel
 from bb_wm.testing import tooldesk_exact as exact
-from bb_wm.testing.tooldesk_score import Choices, Histories, Score, score
-from bb_wm.types import Latent
+from bb_wm.testing.tooldesk_score import Score, score
 from bb_wm.worlds import tooldesk
-from bb_wm.worlds.tooldesk import ACTIONS, CALLS, HAND_OFF, INTENTS, TOOLS, Desks
-
-ANSWERS = (range(1, 6), range(1, 6), range(6, 22))  # what each tool may answer
-GATE = Gate(limit=2.0, max_age=1.0, clock=lambda: 0.0)  # risk: wrong commits, not limited here
-
+from bb_wm.worlds.tooldesk import CALLS, Desks
+from benchmarks.tooldesk_play import NAMES, LearnedPlay, forced_pairs
 
 # --- learning -------------------------------------------------------------------------------------
 
@@ -83,248 +75,6 @@ def take(desks: Desks, rows: np.ndarray) -> Desks:
         desks.safety[rows],
         desks.length[rows],
     )
-
-
-# --- asking and playing ---------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """What is seen in N states: the keys of the world's table, [N] or [N, 8]."""
-
-    obs: Mapping[str, np.ndarray]
-
-    def after(self, tool: int, answers: range) -> Seen:
-        """Each state after each answer of the tool: [N * K]."""
-        count = self.obs["cue"].shape[0]
-        obs = {key: np.repeat(value, len(answers), axis=0) for key, value in self.obs.items()}
-        said = np.tile(np.asarray(answers), count)
-        obs["answer"] = said
-        obs["tool"] = np.full_like(said, tool + 1)
-        obs["calls_left"] = obs["calls_left"] - 1
-        named = (said >= tooldesk.FIRST_INTENT) & (said < tooldesk.FIRST_SYMBOL)
-        rows = np.flatnonzero(named)
-        obs["named"] = obs["named"].copy()
-        obs["named"][rows, tool * INTENTS + said[rows] - tooldesk.FIRST_INTENT] += 1
-        return Seen(obs)
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {
-            key: torch.from_numpy(value if value.ndim == 2 else value[:, None])
-            for key, value in self.obs.items()
-        }
-
-    @property
-    def price(self) -> np.ndarray:
-        return np.asarray(tooldesk.LEVELS)[self.obs["price"]]
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """Worth of each tool in N states: net of its price [N, 3], its standard error, gross info."""
-
-    net: np.ndarray
-    error: np.ndarray
-    info: np.ndarray
-
-
-class LearnedPlay:
-    """Plays ToolDesk by what a world model imagines. `depth` calls are looked ahead (1 or 2, 3)."""
-
-    def __init__(
-        self,
-        model: WorldModel,
-        *,
-        depth: int = 2,
-        samples: int = 128,
-        inner: int = 32,
-        seed: int = 0,
-    ) -> None:
-        self.model, self.depth = model, depth
-        generator = torch.Generator().manual_seed(seed)
-        # the same luck in every state: pairs +-x, so that odd errors cancel
-        half = torch.randn(max(samples, inner) // 2, model.noise_size, generator=generator)
-        self.noise = torch.stack([half, -half], dim=1).reshape(-1, model.noise_size)
-        self.samples, self.inner = samples, inner
-        self.decided = 0
-
-    def __call__(self, histories: Histories) -> Choices:
-        with torch.no_grad():
-            latent, seen = self.believe(histories)
-            worth, risk = self.commits(latent)
-            calls = histories.calls_left
-            one = self.ask(latent, seen, 1, self.samples) if calls else None
-            far = one
-            if calls >= 2 and self.depth >= 2:
-                far = self.ask(latent, seen, min(self.depth, calls), self.samples)
-        actions = self.decide(worth.numpy(), risk.numpy(), far)
-        self.decided += len(histories)
-        estimates = {} if one is None else {"one_call": one.net}
-        if far is not None and self.depth == 2:
-            estimates["two_call"] = far.net
-        return Choices(actions, estimates)
-
-    def believe(self, histories: Histories) -> tuple[Latent, Seen]:
-        """The belief after each history, by filtering its rows, and what was seen last."""
-        rows = _rows(histories)
-        count, steps = len(histories), histories.tools.shape[1] + 1
-        action = np.zeros((count, steps, ACTIONS), np.float32)
-        for t in range(steps - 1):
-            action[np.arange(count), t, histories.tools[:, t]] = 1.0
-        none = np.zeros((count, steps), np.float32)
-        batch = {
-            "obs": {k: v if v.ndim == 3 else v[..., None] for k, v in rows.items()},
-            "action": action,
-            "reward": none,
-            "safety": none,
-            "terminated": none > 0,
-            "is_first": np.broadcast_to(np.arange(steps) == 0, (count, steps)).copy(),
-            "valid": none == 0,
-        }
-        latents = self.model.filter(batch)
-        return latents[:, -1], Seen({key: value[:, -1] for key, value in rows.items()})
-
-    def commits(self, latent: Latent) -> tuple[Tensor, Tensor]:
-        """Predicted reward and risk of each commit, [*batch, 4]."""
-        action = torch.eye(ACTIONS)[TOOLS : TOOLS + INTENTS]
-        wide = latent.expand(INTENTS)
-        after = self.model.step(wide, action.expand(*wide.batch_shape, ACTIONS))
-        return self.model.predict_reward(after), self.model.predict_safety(after)
-
-    def ask(self, latent: Latent, seen: Seen, depth: int, samples: int) -> Asked:
-        """Every tool's worth with at most `depth` calls in all, the first one included."""
-        base = self.commits(latent)[0]
-        columns = [self._ask_one(latent, seen, tool, depth, samples, base) for tool in range(TOOLS)]
-        net, error, info = (np.stack(part, axis=1) for part in zip(*columns, strict=True))
-        return Asked(net, error, info)
-
-    def _ask_one(
-        self, latent: Latent, seen: Seen, tool: int, depth: int, samples: int, base: Tensor
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """V_read = sum_o p(o) max_a U(a | o), p(o) the mean over imagined z of p(o | h, z).
-
-        The tools change nothing, so the effect of the call is zero and info = V_read - V_blind,
-        both under the same p(o): what is wrong with p(o) alike in both cancels.
-        """
-        answers = ANSWERS[tool]
-        count, kinds = latent.batch_shape[0], len(answers)
-        after = seen.after(tool, answers)
-        said = after.tensors()
-        probability, h = self._predictive(latent, said, tool, samples, count, kinds)
-        read = self.model.condition(_repeat(h, kinds), said)
-        worth = self.commits(read)[0].reshape(count, kinds, INTENTS)
-        best = worth.amax(-1).clamp(min=0.0)
-        if depth > 1:
-            further = self._further(read, after, depth - 1)
-            best = best + further.reshape(count, kinds)
-        values = (probability * best[:, None]).sum(-1)  # [N, samples]
-        blind = (probability.mean(1)[..., None] * worth).sum(1).amax(-1).clamp(min=0.0)
-        info = values.mean(1) - blind
-        pairs = values.reshape(count, -1, 2).mean(-1)
-        error = pairs.std(1) / pairs.shape[1] ** 0.5
-        cost = seen.price * tooldesk.COST[tool]
-        return info.numpy() - cost, error.numpy(), info.numpy()
-
-    def _predictive(
-        self,
-        latent: Latent,
-        said: dict[str, Tensor],
-        tool: int,
-        samples: int,
-        count: int,
-        kinds: int,
-    ) -> tuple[Tensor, Latent]:
-        """p(o | z_i) of the tool's answers [N, samples, K], and the latent after the call."""
-        action = torch.eye(ACTIONS)[tool].expand(count, samples, ACTIONS)
-        noise = self.noise[:samples].expand(count, samples, -1)
-        imagined = self.model.step(latent.expand(samples), action, noise)
-        # decoded once per z: K answers are broadcast against [N, samples, 1]
-        shown = {key: value.reshape(count, 1, kinds, -1) for key, value in said.items()}
-        probability = torch.softmax(self.model.log_likelihood(imagined.expand(1), shown), dim=-1)
-        return probability, imagined[:, 0]
-
-    def _further(self, latent: Latent, seen: Seen, depth: int) -> Tensor:
-        """What going on asking is worth after an answer, at least nothing."""
-        pieces = []
-        for part in np.array_split(
-            np.arange(latent.batch_shape[0]), max(1, len(seen.price) // 512)
-        ):
-            some = Seen({key: value[part] for key, value in seen.obs.items()})
-            asked = self.ask(latent[torch.from_numpy(part)], some, depth, self.inner)
-            pieces.append(asked.net.max(axis=1).clip(min=0.0))
-        return torch.from_numpy(np.concatenate(pieces).astype(np.float32))
-
-    def decide(self, worth: np.ndarray, risk: np.ndarray, asked: Asked | None) -> np.ndarray:
-        """The gate's verdict of each state as an action of the world."""
-        actions = np.empty(len(worth), np.int64)
-        for row in range(len(worth)):
-            asks = () if asked is None else tuple(_evidence(asked, row))
-            decision = GATE.decide(
-                Evidence.of_arrays(
-                    utilities=worth[row],
-                    risks=risk[row],
-                    risk_bounds=risk[row],
-                    hold_utility=0.0,
-                    horizon=self.depth + 1,
-                    observed_at=0.0,
-                    policy="commit",
-                    asks=asks,
-                )
-            )
-            place = 0 if decision.index is None else decision.index
-            actions[row] = {
-                Verdict.ASK: place,
-                Verdict.ACT: TOOLS + place,
-                Verdict.HOLD: HAND_OFF,
-            }[decision.verdict]
-        return actions
-
-
-def _evidence(asked: Asked, row: int) -> list[AskEvidence]:
-    return [
-        AskEvidence(
-            "ABC"[tool],
-            evsi=float(asked.net[row, tool]),
-            lower=float(asked.net[row, tool] - 1.96 * asked.error[row, tool]),
-            upper=float(asked.net[row, tool] + 1.96 * asked.error[row, tool]),
-            risk=0.0,
-            risk_bound=0.0,
-            standard_error=float(asked.error[row, tool]),
-            info=float(asked.info[row, tool]),
-        )
-        for tool in range(TOOLS)
-    ]
-
-
-def _repeat(latent: Latent, count: int) -> Latent:
-    """[N] -> [N * count], each row `count` times."""
-    return latent.expand(count).flatten()
-
-
-def _rows(histories: Histories) -> dict[str, np.ndarray]:
-    """The observations of every row of the histories, [N, d + 1]."""
-    count, calls = histories.tools.shape
-    levels = np.asarray(tooldesk.LEVELS)
-    fixed = {
-        "clarity": histories.clarity,
-        "cue": histories.cue,
-        "price": np.searchsorted(levels, histories.price),
-        "stake": np.searchsorted(levels, histories.stake),
-    }
-    rows = {key: np.repeat(v[:, None], calls + 1, axis=1) for key, v in fixed.items()}
-    first = np.zeros((count, 1), np.int64)
-    rows["answer"] = np.concatenate([first, histories.answers], axis=1)
-    rows["tool"] = np.concatenate([first, histories.tools + 1], axis=1)
-    rows["calls_left"] = np.repeat(CALLS - np.arange(calls + 1)[None], count, axis=0)
-    named = np.zeros((count, calls + 1, 2 * INTENTS), np.int64)
-    for t in range(calls):
-        answer, tool = histories.answers[:, t], histories.tools[:, t]
-        hit = np.flatnonzero((answer >= tooldesk.FIRST_INTENT) & (answer < tooldesk.FIRST_SYMBOL))
-        place = tool[hit] * INTENTS + answer[hit] - tooldesk.FIRST_INTENT
-        for later in range(t + 1, calls + 1):
-            named[hit, later, place] += 1
-    rows["named"] = named
-    return rows
 
 
 # --- the table ------------------------------------------------------------------------------------
@@ -393,6 +143,11 @@ def judge(model: WorldModel, options: argparse.Namespace, seed: int) -> dict[str
     for line in learned_lines(f"learned, seed {seed}, depth {options.depth}", found):
         print(line)
     print(f"    {play.decided} decisions in {time.monotonic() - started:.0f} s", flush=True)
+    if options.ledger:
+        path = f"{options.ledger}-s{seed}.sqlite"
+        with Ledger(path, durable=False) as ledger:
+            forced_pairs(play, ledger, options.pairs, seed=10**6)
+        print(read_ledger(path, limit=0).text, flush=True)
     return {
         "seed": seed,
         "updates": model.updates,
@@ -414,17 +169,25 @@ def main() -> int:
     parser.add_argument("--updates", type=int, default=10**9, help="at most so many")
     parser.add_argument("--batch", type=int, default=128, help="episodes per update")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--depth", type=int, default=2, help="calls looked ahead")
+    parser.add_argument("--depth", type=int, default=2, choices=NAMES, help="calls looked ahead")
     parser.add_argument("--samples", type=int, default=128, help="imagined z per state and tool")
     parser.add_argument("--inner", type=int, default=32, help="the same, further ahead")
     parser.add_argument("--latent", choices=("default", "categorical"), default="default")
     parser.add_argument("--save", default="", help="folder for the trained models")
     parser.add_argument("--json", default="", help="file for the figures")
+    parser.add_argument(
+        "--ledger", default="", help="record pairs of forced asks in PATH-sN.sqlite"
+    )
+    parser.add_argument("--pairs", type=int, default=300, help="episodes played both ways")
+    parser.add_argument("--model", default="", help="score this saved model, learn nothing")
     options = parser.parse_args()
     print(f"{'gate':<34}{'J':>9}{'NGR':>8}")
     for line in exact_lines():
         print(line)
-    results = [run(options, seed) for seed in range(options.seeds)]
+    if options.model:
+        results = [judge(WorldModel.load(options.model), options, 0)]
+    else:
+        results = [run(options, seed) for seed in range(options.seeds)]
     mean = float(np.mean([result["ngr"] for result in results]))
     print(f"learned gate, {len(results)} seeds: NGR {mean:.3f}")
     if options.json:

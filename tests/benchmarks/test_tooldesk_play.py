@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from benchmarks.tooldesk import LearnedPlay, batch_of
+from benchmarks.tooldesk import batch_of
+from benchmarks.tooldesk_play import LearnedPlay, forced_pairs
 from torch import Tensor
 
+from bb_wm.decide import Ledger, read_ledger
 from bb_wm.testing import tooldesk_exact as exact
 from bb_wm.testing import tooldesk_score as scoring
 from bb_wm.types import Latent
@@ -101,6 +104,18 @@ def test_an_exact_model_plays_as_the_exact_gate_of_its_depth(
     assert (line.slope, line.r2, line.sign_accuracy) == pytest.approx((1, 1, 1), abs=1e-3)
     assert line.bias == pytest.approx(0.0, abs=1e-5)
     assert found.useless_share == 0.0
+
+
+def test_forced_pairs_realise_what_an_exact_model_estimates(tmp_path: Path) -> None:
+    """One-call EVSI of the best tool against the paired gains of 150 episodes: within 4 errors."""
+    play = LearnedPlay(ExactDesk(), depth=1, samples=4, inner=4)  # type: ignore[arg-type]
+    with Ledger(tmp_path / "l.sqlite", durable=False) as ledger:
+        forced_pairs(play, ledger, 150)
+        (line,) = read_ledger(ledger).calibration
+    assert (line.method, line.n) == ("paired", 150)
+    assert line.mean_gain == pytest.approx(line.mean_estimate, abs=4 * line.mean_gain_error)
+    assert line.slope == pytest.approx(1.0, abs=4 * line.slope_error)
+    assert line.slope_error < 0.2
 
 
 def test_batches_hold_the_rows_of_the_world() -> None:

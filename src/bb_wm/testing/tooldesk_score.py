@@ -56,7 +56,7 @@ class Choices:
     """actions [N], and the play's own estimates [N, 3] of what each tool is worth, net of cost.
 
     Estimates are compared with the exact worth of the same name: `one_call` (EVSI), `batch3` (best
-    batch of up to three equal calls), `two_call` and `full` (lookahead). NaN: no estimate.
+    batch of up to three equal calls), `two_call`, `three_call`, `full` (lookahead). NaN: none.
     """
 
     actions: np.ndarray
@@ -164,12 +164,13 @@ def _exact_action(gate: exact.Gate, known: exact.Knowledge, true: exact.Belief) 
     return len(exact.TOOLS) + int(np.argmax(true)) if known.stop > 0 else HAND_OFF
 
 
-_two_call, _full = exact.Lookahead(2), exact.Lookahead(exact.CALLS)
+_two_call, _three_call, _full = (exact.Lookahead(depth) for depth in (2, 3, 4))
 
 WORTHS: Mapping[str, Callable[[exact.Knowledge, str], float]] = {
     "one_call": exact.one_call_evsi,
     "batch3": exact.best_batch_evsi,
     "two_call": _two_call.net,
+    "three_call": _three_call.net,
     "full": _full.net,
 }
 
