@@ -4,10 +4,11 @@
     python scripts/soak.py --kills 20 --seed 0
 
 Two small real runs on Pendulum-v1 (rows first; rows and updates in turns) are trained whole. Then
-each kill begins the run afresh, sends SIGKILL after a random part of the whole run's time, resumes
-in a new process, and asks: is the end the same bit for bit (model, optimiser, generators, sampler,
-log, rows), and is everything there that had been acknowledged (stored episodes, checkpoints)?
-Prints one line per kill and the figures; exits with 1 when anything differs.
+each kill begins the run afresh, sends SIGKILL a random moment after a random event (an episode, an
+update, a checkpoint; evenly over the run), resumes in a new process, and asks: is the end the same
+bit for bit (model, optimiser, generators, sampler, log, rows), and is everything there that had
+been acknowledged (stored episodes, checkpoints)? Prints one line per kill and the figures; exits
+with 1 when anything differs.
 """
 
 from __future__ import annotations
@@ -16,12 +17,10 @@ import argparse
 import hashlib
 import os
 import random
-import shutil
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -38,21 +37,22 @@ from bb_wm.learn import Callback, Run, Trainer, TrainSettings, WorldSource, load
 from bb_wm.model.objective import Objective
 
 FIRST = TrainSettings(
-    rows=1_200,
+    rows=800,
     heldout_rows=400,
-    updates=40,
+    updates=16,
     batch_size=4,
-    length=8,
+    length=6,
+    first_rows=200,
     log_every=3,
-    evaluate_every=8,
+    evaluate_every=5,
     checkpoint_every=4,
     best_metric="score",
 )
-WAYS = {"rows first": FIRST, "in turns": replace(FIRST, interleave=200, update_ratio=0.05)}
+WAYS = {"rows first": FIRST, "in turns": replace(FIRST, interleave=200, update_ratio=0.02)}
 CONFIG = WorldModelConfig(
     core=GRU(32),
     latent=Gaussian(8),
-    objective=Objective(steps=3, starts=1),
+    objective=Objective(steps=2, starts=1),
     hidden=32,
     layers=1,
     head_hidden=16,
@@ -62,17 +62,24 @@ CONFIG = WorldModelConfig(
 
 
 class Receipts(Callback):
-    """Writes down what was acknowledged, as the caller of a database would."""
+    """Writes down what was acknowledged, as the caller of a database would; one byte an event
+    tells the process that watches."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, events: int) -> None:
         self._stream = open(path, "a", buffering=1)  # noqa: SIM115
+        self._events = events
 
     def collected(self, rows: int, episodes: int, heldout: bool) -> None:
         self._stream.write(f"{'heldout' if heldout else 'episodes'} {episodes}\n")
+        os.write(self._events, b".")
+
+    def updated(self, update: int, loss: float, metrics: object) -> None:
+        os.write(self._events, b".")
 
     def saved(self, update: int, path: Path) -> None:
         if path.name != "best":
             self._stream.write(f"checkpoint {update}\n")
+        os.write(self._events, b".")
 
 
 def score(model: WorldModel, episodes: list[object]) -> dict[str, float]:
@@ -82,7 +89,7 @@ def score(model: WorldModel, episodes: list[object]) -> dict[str, float]:
     return {"score": float(abs(said - episode.reward[:20]).mean())}  # type: ignore[attr-defined]
 
 
-def train(folder: Path, settings: TrainSettings) -> str:
+def train(folder: Path, settings: TrainSettings, events: int) -> str:
     """Begin or go on; the digest of the end."""
     torch.set_num_threads(1)
     world = gymnasium.make("Pendulum-v1")
@@ -92,33 +99,52 @@ def train(folder: Path, settings: TrainSettings) -> str:
     else:
         about = {"name": "Pendulum-v1"}
         run = Run.create(folder, world=about, config=model.describe(), settings=settings)
-    receipts = Receipts(folder.parent / f"{folder.name}.receipts")
+    receipts = Receipts(folder.parent / f"{folder.name}.receipts", events)
     source = WorldSource(lambda: gymnasium.make("Pendulum-v1"), seed=settings.seed)
     trainer = Trainer(run, model, source, settings, evaluate=score, callbacks=[receipts])
     return trainer.train().digest
 
 
-def in_a_process(work: Callable[[], str], wait: float | None = None) -> tuple[str, bool]:
-    """What `work` gives in its own process, killed after `wait` seconds; and whether it was."""
-    reader, writer = os.pipe()
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a training process ended: its digest ("" when killed), events and seconds."""
+
+    digest: str
+    events: int
+    seconds: float
+
+
+def in_a_process(
+    folder: Path, settings: TrainSettings, kill_at: int | None = None, delay: float = 0.0
+) -> Ended:
+    """Train in a process of its own; SIGKILL `delay` seconds after event number `kill_at`."""
+    begun = time.monotonic()
+    told, telling = os.pipe()
+    answered, answering = os.pipe()
     child = os.fork()
     if child == 0:
         status = 1
         try:
-            os.close(reader)
-            os.write(writer, work().encode())
+            os.close(told)
+            os.close(answered)
+            os.write(answering, train(folder, settings, telling).encode())
             status = 0
         except BaseException as error:
             print(f"{type(error).__name__}: {error}", file=sys.stderr)
         finally:
             os._exit(status)
-    os.close(writer)
-    if wait is not None:
-        time.sleep(wait)
+    os.close(telling)
+    os.close(answering)
+    events = 0
+    while events != kill_at and os.read(told, 1):
+        events += 1
+    if events == kill_at:
+        time.sleep(delay)
         os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    with open(reader, "rb") as stream:
-        return stream.read().decode(), os.WIFSIGNALED(status)
+    os.waitpid(child, 0)
+    os.close(told)
+    with open(answered, "rb") as stream:
+        return Ended(stream.read().decode(), events, time.monotonic() - begun)
 
 
 def fingerprint(folder: Path) -> str:
@@ -173,38 +199,31 @@ class Figures:
 def soak(place: Path, kills: int, seed: int) -> Figures:
     chance = random.Random(seed)
     gymnasium.make("Pendulum-v1").close()  # imported once, here
-    whole: dict[str, tuple[str, str, float]] = {}
+    whole: dict[str, tuple[Ended, str]] = {}
     for number, (way, settings) in enumerate(WAYS.items()):
         folder = place / f"whole-{number}"
-        begun = time.monotonic()
-        digest, _ = in_a_process(lambda f=folder, s=settings: train(f, s))  # type: ignore[misc]
-        taken = time.monotonic() - begun
-        whole[way] = (digest, fingerprint(folder), taken)
-        print(f"whole run, {way}: {taken:.1f} s, digest {digest[:12]}", flush=True)
+        ended = in_a_process(folder, settings)
+        whole[way] = (ended, fingerprint(folder))
+        told = f"{ended.events} events in {ended.seconds:.1f} s, digest {ended.digest[:12]}"
+        print(f"whole run, {way}: {told}", flush=True)
     figures = Figures()
-    while figures.kills < kills:
-        way = list(WAYS)[figures.kills % len(WAYS)]
-        digest, rows, taken = whole[way]
-        folder = place / f"killed-{figures.kills}"
-        moment = chance.uniform(0.0, taken)
-        work = lambda f=folder, s=WAYS[way]: train(f, s)  # noqa: E731
-        _, killed = in_a_process(work, moment)
-        if not killed:  # it was faster this time: again, and earlier
-            whole[way] = (digest, rows, 0.8 * taken)
-            shutil.rmtree(folder)
-            (folder.parent / f"{folder.name}.receipts").unlink()
-            continue
-        gone = lost(folder)
-        at = newest(folder)
-        end, _ = in_a_process(work)
-        same = end == digest and fingerprint(folder) == rows
+    for number in range(kills):
+        way = list(WAYS)[number % len(WAYS)]
+        (ended, rows), settings = whole[way], WAYS[way]
+        folder = place / f"killed-{number}"
+        event = chance.randrange(ended.events)
+        delay = chance.uniform(0.0, 2.0 * ended.seconds / ended.events)
+        in_a_process(folder, settings, event, delay)
+        gone, at = lost(folder), newest(folder)
+        again = in_a_process(folder, settings)
+        same = again.digest == ended.digest and fingerprint(folder) == rows
         figures.kills += 1
-        figures.resumed += bool(end)
+        figures.resumed += bool(again.digest)
         figures.equal += same
         figures.lost += len(gone)
-        told = f"killed after {moment:5.2f} s, checkpoint {at:3d}"
-        verdict = "same end" if same else "DIFFERENT END" if end else "NOT RESUMED"
-        print(f"{figures.kills:3d} {way:<10} {told}: {verdict}{'; LOST ' if gone else ''}", *gone)
+        told = f"killed {1000 * delay:5.1f} ms after event {event:3d}, checkpoint {at:2d}"
+        verdict = "same end" if same else "DIFFERENT END" if again.digest else "NOT RESUMED"
+        print(f"{number + 1:3d} {way:<10} {told}: {verdict}{'; LOST' if gone else ''}", *gone)
         sys.stdout.flush()
     return figures
 
