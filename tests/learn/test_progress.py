@@ -99,6 +99,22 @@ def test_outside_a_terminal_a_line_now_and_then(tmp_path: Path) -> None:
     assert lines[7] == "Trained 30 updates. (30 updates on 400 rows, 1 min 05 s)"
 
 
+def test_both_parts_have_a_speed_of_their_own(tmp_path: Path) -> None:
+    clock, stream = Clock(), io.StringIO()
+    display = ProgressDisplay(stream, every=0.0, clock=clock)
+    display.started(tmp_path, TrainSettings(rows=1000, heldout_rows=200), 0)
+    for heldout, counts in ((True, (100, 200)), (False, (50, 100))):
+        for episodes, rows in enumerate(counts, start=1):
+            clock.now += 1.0
+            display.collected(rows, episodes, heldout)
+    assert stream.getvalue().splitlines()[1:] == [
+        "held-out rows 100 of 200, starting, 1 episodes",
+        "held-out rows 200 of 200, 100 a second, 0 s left, 2 episodes",
+        "rows 50 of 1000, starting, 1 episodes",
+        "rows 100 of 1000, 50 a second, 18 s left, 2 episodes",
+    ]
+
+
 def test_in_a_terminal_bars(tmp_path: Path) -> None:
     stream = Terminal()
     display = ProgressDisplay(stream)

@@ -87,7 +87,7 @@ class ProgressDisplay(Callback):
         self._every = every
         self._clock = clock
         self._last_line = -float("inf")
-        self._row_speed = Speed(clock)
+        self._row_speeds = (Speed(clock), Speed(clock))
         self._update_speed = Speed(clock)
         self._losses = ""
         self._settings = TrainSettings()
@@ -104,9 +104,9 @@ class ProgressDisplay(Callback):
     def collected(self, rows: int, episodes: int, heldout: bool) -> None:
         goal = self._settings.heldout_rows if heldout else self._settings.rows
         name = "held-out rows" if heldout else "rows"
-        self._row_speed = Speed(self._clock) if rows == 0 else self._row_speed
-        self._row_speed.mark(rows)
-        self._show(name, rows, goal, self._row_speed, f"{episodes} episodes")
+        speed = self._row_speeds[heldout]
+        speed.mark(rows)
+        self._show(name, rows, goal, speed, f"{episodes} episodes")
 
     def updated(self, update: int, loss: float, metrics: Mapping[str, float]) -> None:
         self._update_speed.mark(update)
