@@ -94,14 +94,13 @@ def as_vector(obs: Mapping[str, np.ndarray]) -> np.ndarray:
             columns.append(np.asarray(hot.reshape(*values.shape[:-1], -1)))
         else:
             columns.append(np.eye(classes, dtype=np.float32)[values])
-    joined: np.ndarray = np.concatenate(columns, axis=-1)
-    return joined
+    return np.asarray(np.concatenate(columns, axis=-1), np.float32)
 
 
 def likelihood(tool: int, named: int) -> np.ndarray:
     """P(tool names `named` | it answers, intent) [4]."""
     others = (1.0 - RIGHT[tool]) / (INTENTS - 1)
-    return np.where(np.arange(INTENTS) == named, RIGHT[tool], others)
+    return np.asarray(np.where(np.arange(INTENTS) == named, RIGHT[tool], others))
 
 
 def belief(clarity: int, cue: int, named: np.ndarray) -> np.ndarray:
