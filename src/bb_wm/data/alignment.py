@@ -182,7 +182,8 @@ def _losses(
     fold = folds_of(table.unit, _FOLDS, draw)
     past = table.past
     ones = np.ones((table.count, 1))
-    base = np.concatenate([ones, past, RandomFeatures(past.shape[1], 192, draw)(past)], 1)
+    waves = int(np.clip(table.count // 10, 32, 192))
+    base = np.concatenate([ones, past, RandomFeatures(past.shape[1], waves, draw)(past)], 1)
     widest = max(table.actions[s].shape[1] for s in SHIFTS)
     few = RandomFeatures(past.shape[1], max(4, min(32, 96 // widest)), draw)(past)
     short = past[:, : past.shape[1] // 3] if past.shape[1] * widest > 200 else past
@@ -193,7 +194,7 @@ def _losses(
     for shift in SHIFTS:
         action = table.actions[shift]
         both = np.concatenate([past, 2.0 * action], 1)
-        joint = RandomFeatures(both.shape[1], 96, np.random.default_rng(seed))(both)
+        joint = RandomFeatures(both.shape[1], waves // 2, np.random.default_rng(seed))(both)
         products = (action[:, :, None] * scale[:, None, :]).reshape(table.count, -1)
         features = np.concatenate([base, products, joint], 1)
         found[shift] = held_out_errors(features, table.change, fold)

@@ -121,9 +121,10 @@ def _read_member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) 
 def npz_bytes(arrays: dict[str, Any]) -> bytes:
     """An .npz archive of numeric arrays and texts."""
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(buffer, "w") as archive:
         for name, value in arrays.items():
             member = zipfile.ZipInfo(f"{name}.npy")  # without a clock: same rows, same bytes
+            member.compress_type = zipfile.ZIP_DEFLATED
             with archive.open(member, "w") as stream:
                 np.lib.format.write_array(stream, np.asarray(value), allow_pickle=False)
     return buffer.getvalue()

@@ -187,7 +187,7 @@ class Recorder:
         self._builder = EpisodeBuilder(settings.obs_spec, settings.action_spec)
         self._obs: Any = None
         self._mask: np.ndarray | None = None
-        self._flat = np.zeros(settings.action_spec.size, np.float32)
+        self._done: Any = None
 
     @property
     def rows(self) -> int:
@@ -207,9 +207,8 @@ class Recorder:
         settings = self._settings
         assert settings.action_spec is not None
         flat = self.actor.choose(self._obs, self._mask)
-        native = native_action(settings.action_spec, settings.action_space, flat)
-        self._flat = flat_action(settings.action_spec, native)  # what is really done, after clips
-        return native
+        self._done = native_action(settings.action_spec, settings.action_space, flat)
+        return self._done
 
     def take(
         self, obs: Any, reward: Any, terminated: bool, truncated: bool, risk: float, mask: Any
@@ -217,7 +216,7 @@ class Recorder:
         """What the chosen action led to."""
         available = self._read_mask(mask)
         self._builder.step(
-            self._flat,
+            self._done,  # what was really done, after clips
             self._seen(obs),
             reward=reward,
             terminated=terminated,

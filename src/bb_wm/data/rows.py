@@ -263,6 +263,8 @@ def _flat_parts(spec: ActionSpec, flat: np.ndarray) -> np.ndarray:
 
 
 def _number(field: str, value: Any) -> float:
+    if isinstance(value, float) and abs(value) < 1e30:  # the common case, quickly; NaN fails it
+        return float(value)
     array = np.asarray(value)
     if array.size != 1 or array.dtype.kind not in "biuf":
         raise DataError(field, expected="one number", actual=f"{type(value).__name__} {value!r}")

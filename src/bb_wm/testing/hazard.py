@@ -39,6 +39,7 @@ class HazardChain(gymnasium.Env[Vector, Any]):
         self.begin = 1.0 / longest
         self.observation_space = gymnasium.spaces.Box(0, 1, (depth + 2,), np.float32)
         self.action_space = gymnasium.spaces.Discrete(2)
+        self._laws = (self.transition(GO), self.transition(SLOW))
         self._stage = 0
         self._row = 0
 
@@ -61,17 +62,20 @@ class HazardChain(gymnasium.Env[Vector, Any]):
         event = self.depth + 1
         law = self.stationary()
         law[event] = 0.0  # row 0 receives no risk, so it is never the event
-        self._stage = int(self.np_random.choice(event + 1, p=law / law.sum()))
+        self._stage = self._draw(law / law.sum())
         return self._see(), {}
 
     def step(self, action: Any) -> tuple[Vector, float, bool, bool, dict[str, Any]]:
         self._row += 1
-        law = self.transition(int(action))[self._stage]
-        self._stage = int(self.np_random.choice(self.depth + 2, p=law))
+        self._stage = self._draw(self._laws[int(action)][self._stage])
         event = self._stage == self.depth + 1
         reward = -10.0 if event else (1.0 if int(action) == GO else 0.5)
         cut = self._row + 1 >= self.length
         return self._see(), reward, False, cut, {"cost": float(event)}
+
+    def _draw(self, law: Vector) -> int:
+        reached = int(np.searchsorted(np.cumsum(law), self.np_random.random(), side="right"))
+        return reached if reached < self.depth + 1 else self.depth + 1
 
     def _see(self) -> Vector:
         return np.asarray(np.eye(self.depth + 2, dtype=np.float32)[self._stage])

@@ -121,7 +121,9 @@ class KalmanWorld(gymnasium.Env[Vector, Vector]):
         seen = self.parameters.C.shape[0]
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (seen,), np.float32)
         self.action_space = gymnasium.spaces.Box(-1, 1, (actions,), np.float32)
-        self._state = np.zeros(self.parameters.A.shape[0])
+        p = self.parameters
+        self._roots = [np.linalg.cholesky(cov) for cov in (p.P0, p.Q, p.R)]
+        self._state = np.zeros(len(p.m0))
         self._row = 0
 
     def reset(
@@ -129,24 +131,25 @@ class KalmanWorld(gymnasium.Env[Vector, Vector]):
     ) -> tuple[Vector, dict[str, Any]]:
         super().reset(seed=seed)
         self._row = 0
-        p = self.parameters
-        self._state = self.np_random.multivariate_normal(p.m0, p.P0)
+        self._state = self.parameters.m0 + self._noise(0)
         return self._see().astype(np.float32), {}
 
     def step(self, action: Vector) -> tuple[Vector, float, bool, bool, dict[str, Any]]:
         self._row += 1
         p = self.parameters
-        noise = self.np_random.multivariate_normal(np.zeros(len(p.m0)), p.Q)
-        self._state = p.A @ self._state + p.B @ np.asarray(action, np.float64) + noise
+        self._state = p.A @ self._state + p.B @ np.asarray(action, np.float64) + self._noise(1)
         seen = self._see()
         info = {"cost": float(abs(seen[0]) > p.limit)}
         reward = float(p.g @ self._state)
         return seen.astype(np.float32), reward, False, self._row + 1 >= self.length, info
 
     def _see(self) -> Vector:
-        p = self.parameters
-        noise = self.np_random.multivariate_normal(np.zeros(len(p.R)), p.R)
-        return np.asarray(p.C @ self._state + noise)
+        return np.asarray(self.parameters.C @ self._state + self._noise(2))
+
+    def _noise(self, source: int) -> Vector:
+        """A draw from N(0, P0), N(0, Q) or N(0, R)."""
+        root = self._roots[source]
+        return np.asarray(root @ self.np_random.standard_normal(len(root)))
 
 
 @dataclass(frozen=True, slots=True)
