@@ -30,6 +30,7 @@ def test_the_worlds_of_the_foundation_are_there() -> None:
         "LineWorld",
         "KalmanWorld",
         "HazardChain",
+        "ToolDesk",
     } <= set(NAMES)
 
 

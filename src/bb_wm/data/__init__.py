@@ -6,17 +6,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bb_wm.data.alignment import AlignmentReport as AlignmentReport
     from bb_wm.data.alignment import probe_alignment as probe_alignment
     from bb_wm.data.collect import collect as collect
     from bb_wm.data.collect import collect_episodes as collect_episodes
     from bb_wm.data.door import as_batch as as_batch
     from bb_wm.data.door import as_obs as as_obs
     from bb_wm.data.episodes import validate_episode as validate_episode
+    from bb_wm.data.files import LoadedEpisodes as LoadedEpisodes
     from bb_wm.data.files import load_episodes as load_episodes
+    from bb_wm.data.files import save_episodes_npz as save_episodes_npz
     from bb_wm.data.recorder import Policy as Policy
+    from bb_wm.data.rows import EpisodeBuilder as EpisodeBuilder
     from bb_wm.data.sampler import SequenceSampler as SequenceSampler
     from bb_wm.data.store import EpisodeStore as EpisodeStore
     from bb_wm.data.store import StoreReport as StoreReport
+    from bb_wm.data.table import TableColumns as TableColumns
 
 _HOMES = {
     "as_batch": "door",
@@ -25,10 +30,15 @@ _HOMES = {
     "collect_episodes": "collect",
     "load_episodes": "files",
     "probe_alignment": "alignment",
+    "save_episodes_npz": "files",
+    "AlignmentReport": "alignment",
+    "EpisodeBuilder": "rows",
     "EpisodeStore": "store",
+    "LoadedEpisodes": "files",
     "Policy": "recorder",
     "SequenceSampler": "sampler",
     "StoreReport": "store",
+    "TableColumns": "table",
     "validate_episode": "episodes",
 }
 

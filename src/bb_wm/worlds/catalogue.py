@@ -105,6 +105,15 @@ WORLDS: tuple[World, ...] = (
         "speed above 0.05 (it is clipped at 0.07), in units of that limit",
     ),
     World(
+        "ToolDesk",
+        "tools",
+        "bb_wm/ToolDesk-v0",
+        "gymnasium",
+        InfoCost("safety"),
+        "1 in the row where a wrong intent was committed to, else 0",
+        "asking costs; the worth of every question is known exactly",
+    ),
+    World(
         "EchoWorld",
         "exact",
         "bb_wm/EchoWorld-v0",
@@ -142,6 +151,7 @@ WORLDS: tuple[World, ...] = (
     ),
 )
 _ENTRY_POINTS = {
+    "ToolDesk-v0": "bb_wm.worlds.tooldesk:ToolDesk",
     "EchoWorld-v0": "bb_wm.testing.worlds:EchoWorld",
     "LineWorld-v0": "bb_wm.testing.worlds:LineWorld",
     "KalmanWorld-v0": "bb_wm.testing.kalman:KalmanWorld",
