@@ -1,4 +1,4 @@
-"""The errors a caller can meet, drawn as a tree. Every one names field, expected, actual and a hint.
+"""The errors a caller can meet, as a tree. Every one names field, expected, actual and a hint.
 
 BBWMError
 ├── ConfigError       (ValueError)    a setting or a constructor argument

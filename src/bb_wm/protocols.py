@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Dynamics(Protocol):
-    """A latent simulator. All methods are batched over any leading axes and draw nothing themselves:
-    randomness comes in as standard normal noise, so two candidates can share it."""
+    """A latent simulator. All methods are batched over any leading axes and draw nothing
+    themselves: randomness comes in as standard normal noise, so two candidates can share it."""
 
     @property
     def noise_size(self) -> int:

@@ -52,6 +52,7 @@ class Field:
 
 
 def obs_name(entry: ObsEntry, name: str = "obs") -> str:
+    """What an error calls this key: "obs", or "obs['arm']"."""
     return name if entry.key == "obs" else f"{name}[{entry.key!r}]"
 
 
@@ -76,6 +77,7 @@ def obs_fields(
 
 
 def array_of(name: str, value: Any) -> Array:
+    """The value as an array, nothing converted. Raises InputTypeError on what is none."""
     if isinstance(value, torch.Tensor):
         return value
     if isinstance(value, int | float | complex | np.generic):  # its shape () will be judged
@@ -98,12 +100,14 @@ def array_of(name: str, value: Any) -> Array:
 
 
 def dtype_of(array: Array) -> str:
+    """The name of its dtype, torch and numpy alike."""
     if isinstance(array, torch.Tensor):
         return str(array.dtype).removeprefix("torch.")
     return array.dtype.name if array.dtype.isnative else f"byte-swapped {array.dtype.name}"
 
 
 def check_kind(field: Field) -> None:
+    """Raise DtypeError unless the field holds the kind of number its role needs."""
     dtype = dtype_of(field.array)
     if dtype not in _TAKEN[field.role]:
         stored = _STORED[field.role][1]
@@ -145,6 +149,7 @@ _AXES = "batches have sequences first and rows second; one sequence is x[None]."
 
 
 def check_shape(field: Field, lead: tuple[int, int], fields: list[Field]) -> None:
+    """Raise BatchError unless the field is [B, T, *tail], and guess what was meant."""
     want = (*lead, *field.tail)
     shape = field.shape
     if shape == want or (field.role == "index" and field.tail == (1,) and shape == lead):
@@ -174,6 +179,7 @@ def _letters(field: Field) -> str:
 
 
 def check_size(fields: list[Field], max_bytes: int, more: int = 0) -> None:
+    """Raise ResourceError when all fields together would need more than `max_bytes`."""
     total = more
     for field in fields:
         count = 1
@@ -190,6 +196,7 @@ def check_size(fields: list[Field], max_bytes: int, more: int = 0) -> None:
 
 
 def check_tensor(field: Field, place: torch.device) -> None:
+    """Raise DeviceError or BatchError on a tensor that is elsewhere or has a graph."""
     tensor = field.array
     if not isinstance(tensor, torch.Tensor):
         return
@@ -214,6 +221,7 @@ def check_tensor(field: Field, place: torch.device) -> None:
 
 
 def tensor_of(field: Field, place: torch.device) -> torch.Tensor:
+    """The field as a tensor of its stored dtype on `place`; numpy arrays are copied."""
     dtype, name = _STORED[field.role]
     array = field.array
     if isinstance(array, torch.Tensor):

@@ -27,6 +27,7 @@ class TornError(DataError):
 
 
 def chunk_name(number: int) -> str:
+    """The file name of chunk `number`; names sort as numbers do."""
     return f"{number:012d}{_SUFFIX}"
 
 
@@ -67,6 +68,7 @@ def read_head(path: Path, number: int, obs_spec: ObsSpec, action_spec: ActionSpe
 
 
 def write_specs(path: Path, obs_spec: ObsSpec, action_spec: ActionSpec) -> None:
+    """Write the sealed store.json, which makes a directory a store."""
     body = {
         "format": FORMAT,
         "schema": SCHEMA,
@@ -121,6 +123,7 @@ def check_same(field: str, stored: Any, given: Any) -> None:
 
 
 def groups(episodes: Sequence[Episode]) -> Iterator[list[Episode]]:
+    """Episodes in the groups that become one chunk each, in order."""
     group: list[Episode] = []
     size = 0
     for episode in episodes:

@@ -152,14 +152,17 @@ def save_error(path: object, cause: OSError, hint: str = "") -> SaveError:
 
 
 def reason(cause: BaseException) -> str:
+    """Why, in the words of the system."""
     return getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
 
 
 def temporary_path(target: Path) -> Path:
+    """A name beside `target` that no other writer uses."""
     return target.parent / f".tmp-{os.getpid()}-{_TOKEN}-{next(_COUNTER)}-{target.name}"
 
 
 def write_new(path: Path, data: Bytes) -> None:
+    """Write a file that must not exist yet, and fsync it."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     descriptor = os.open(path, flags, 0o666)
     try:
@@ -172,6 +175,7 @@ def write_new(path: Path, data: Bytes) -> None:
 
 
 def remove(path: Path) -> None:
+    """Remove a file or folder if it can be; never raises OSError."""
     with contextlib.suppress(OSError):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)

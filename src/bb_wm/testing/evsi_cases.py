@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -147,6 +147,7 @@ def _from(whole: tuple[Latent, Tensor]) -> Callable[[int, torch.Generator], obje
 
 
 def two_gaussians() -> Case:
+    """P1: two candidates with Gaussian worths, one noisy look."""
     world = GaussianWorld(_column(-0.5), 4.0 * torch.eye(1).double(), torch.eye(1).double(), 1.5)
     return gaussian_case(
         "P1_gauss2",
@@ -177,6 +178,7 @@ def beta_binomial(*, listed: bool = True) -> Case:
 
 
 def five_arms() -> Case:
+    """Five correlated arms; the look shows a mixture of the middle three."""
     spread = np.array([0.2, 0.9, 1.2, 1.5, 0.7])
     apart = np.abs(np.subtract.outer(np.arange(5), np.arange(5)))
     covariance = torch.tensor(np.outer(spread, spread) * 0.6**apart)
@@ -232,6 +234,7 @@ def tiger_gate(horizon: int = 5, discount: float = 0.95) -> Case:
 
 
 def tiger_stop(calls: int) -> Case:
+    """Tiger: listen `calls` times, then open a door or leave."""
     utility = torch.tensor([[0.0, -100.0, 10.0], [0.0, 10.0, -100.0]], dtype=torch.float64)
     heard = torch.tensor([[0.85, 0.15], [0.15, 0.85]], dtype=torch.float64)
     name = f"P4b_tiger_stop_n{calls}"
@@ -255,6 +258,7 @@ def look_up(*, perfect: bool = False) -> Case:
 
 
 def rock(distance: float, readings: int = 1) -> Case:
+    """RockSample's sensor: the farther the rock, the less a reading tells."""
     right = 0.5 * (1 + 2 ** (-distance / 4))
     answer = torch.tensor([[right, 1 - right], [1 - right, right]], dtype=torch.float64)
     utility = torch.tensor([[0.0, 10.0], [0.0, -10.0]], dtype=torch.float64)
@@ -293,7 +297,9 @@ def hard_limit() -> Case:
     utility = torch.tensor([[5.0, 0.0], [5.0, 0.0]], dtype=torch.float64)
     risk = torch.tensor([[0.0, 0.0], [1.0, 0.0]], dtype=torch.float64)
     answer = torch.tensor([[0.95, 0.05], [0.25, 0.75]], dtype=torch.float64)
-    return finite_case("P9b_hard_limit_trap", _column(0.9, 0.1), utility, answer, cost=0, risk=risk)
+    case = finite_case("P9b_hard_limit_trap", _column(0.9, 0.1), utility, answer, cost=0, risk=risk)
+    # After the bad answer, 12 % of the time, the limit forbids what was allowed in ignorance.
+    return replace(case, gross=-0.6, sd_psi=1.05)
 
 
 def quadratic(*, q_scale: float = 1.0, q_gain: float = 1.0) -> Case:
@@ -326,12 +332,13 @@ def intervening() -> Case:
         ask,
         lambda s: s.z @ utility,
         gross=3.2360000000000015,
-        sd_psi=9.0,
+        sd_psi=9.917,
         before=lambda s: s.z @ utility,
     )
 
 
 def sixteen() -> Case:
+    """Four candidates, each worth a different mixture of sixteen unknowns."""
     generator = np.random.default_rng(7)
     weights = torch.tensor(generator.normal(size=(4, 16)) / 4)
     offsets = torch.tensor(generator.normal(size=4) * 0.15)

@@ -207,10 +207,12 @@ def best_positive(worth: Callable[[Knowledge, str], float]) -> Gate:
 
 
 def always(tool: str, count: int) -> Gate:
+    """A gate that calls `tool` `count` times, whatever it learns."""
     return lambda known: tool if known.calls_left > CALLS - count else None
 
 
 def under_confidence(tool: str, threshold: float) -> Gate:
+    """A gate that calls `tool` while the best belief is below `threshold`."""
     return lambda known: tool if max(known.belief) < threshold else None
 
 

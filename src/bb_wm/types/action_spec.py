@@ -121,7 +121,7 @@ class ActionSpec:
         return {key: _join_values(pieces) for key, pieces in values.items()}
 
     def sample(self, generator: np.random.Generator, count: int) -> np.ndarray:
-        """`count` uniform random flat actions [count, A]; normal from the bound on where unbounded."""
+        """`count` uniform random flat actions [count, A]; normal from the bound where unbounded."""
         columns = []
         for part in self.parts:
             if part.kind == "discrete":

@@ -19,10 +19,12 @@ def space_name(space: Any) -> str:
 
 
 def join_keys(prefix: str, key: str) -> str:
+    """A nested key as prefix/key; the key alone where there is no prefix."""
     return f"{prefix}/{key}" if prefix else key
 
 
 def flatten_keys(prefix: str, obs: Any, into: dict[str, Any]) -> None:
+    """Put the leaves of a nested observation into `into`, by joined keys."""
     if isinstance(obs, Mapping):
         for key, value in obs.items():
             flatten_keys(join_keys(prefix, str(key)), value, into)
@@ -34,6 +36,7 @@ def flatten_keys(prefix: str, obs: Any, into: dict[str, Any]) -> None:
 
 
 def positive_int(field: str, value: Any) -> int:
+    """`value` as an int above 0. Raises ConfigError naming `field`."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise ConfigError(
             field,
