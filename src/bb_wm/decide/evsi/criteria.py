@@ -185,11 +185,12 @@ def _best_column(means: Tensor, mass: Tensor, prefer: int) -> Rule:
 
 def _thresholds(values: Tensor) -> Tensor:
     """Candidates for t: all distinct values, or quantiles of them, [T]."""
-    distinct = torch.unique(values)
+    distinct: Tensor = torch.unique(values)
     if distinct.numel() <= _GRID:
         return distinct
     at = torch.linspace(0, 1, _GRID, dtype=values.dtype)
-    return torch.unique(torch.quantile(values.flatten(), at))
+    grid: Tensor = torch.unique(torch.quantile(values.flatten(), at))
+    return grid
 
 
 def _within_budget(
@@ -242,7 +243,7 @@ def _prices(worth: Tensor, risk: Tensor) -> Tensor:
     """Sorted prices of risk at which some answer changes its mind."""
     dv = risk[..., :, None] - risk[..., None, :]
     du = worth[..., :, None] - worth[..., None, :]
-    price = (du / dv)[dv != 0]
+    price: Tensor = (du / dv)[dv != 0]
     found = torch.unique(price[torch.isfinite(price) & (price >= 0)])
     return torch.cat([torch.zeros(1, dtype=worth.dtype), found])
 

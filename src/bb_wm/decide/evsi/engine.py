@@ -27,7 +27,7 @@ from bb_wm.decide.evsi.result import (
     refusal,
 )
 from bb_wm.decide.evsi.samples import JointSamples
-from bb_wm.decide.evsi.sampling import Plan, draw_particles, prepare, samples_of
+from bb_wm.decide.evsi.sampling import Plan, draw_particles, is_dead, prepare, samples_of
 from bb_wm.decide.evsi.several import select_honestly
 from bb_wm.decide.evsi.worths import count_candidates, horizon_of
 from bb_wm.errors import BatchError, ConfigError, RangeError
@@ -185,6 +185,9 @@ class EVSI:
         generator: torch.Generator,
     ) -> list[tuple[EVSIResult, Estimate | None]]:
         """Sample, judge, and go on while it pays; all asks stop together."""
+        if is_dead(belief):
+            why = "the belief holds no usable particle"
+            return [(refusal(a.name, why, cost=a.price, calls=a.calls), None) for a in asks]
         size = None if exact else (self.first_stage or self.particles)
         parts: list[list[JointSamples]] = [[] for _ in asks]
         total = 0

@@ -31,7 +31,11 @@ LARGEST_TABLE = 64  # answers up to which summing over all of them is the better
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Estimate:
-    """Numbers of one ask before its cost: in-sample and honest, and the honest score per world."""
+    """Numbers of one ask before its cost: in-sample and honest, and the honest score per world.
+
+    `promises` [folds] is the gain each fold would be promised by the others, made without its
+    worths: what asks may be chosen by before `scores` of that fold judge the choice.
+    """
 
     v_no: float
     v_blind: float
@@ -45,6 +49,7 @@ class Estimate:
     standard_error: float
     evpi: float
     scores: Tensor
+    promises: Tensor
     fold: Tensor
     weights: Tensor
     estimator: str
@@ -109,7 +114,7 @@ class CrossFittedRegression(Estimator):
     """Regresses worth on what the answer tells, ridge strengths chosen on other folds."""
 
     folds: int = 5
-    fourier: int = 64
+    fourier: int = 32
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -151,6 +156,8 @@ def assign_folds(samples: JointSamples, folds: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     if samples.groups is None:
         order = torch.randperm(samples.count, generator=generator)
+        if samples.strata is not None:
+            order = order[samples.strata[order].argsort(stable=True)]
         fold = torch.empty(samples.count, dtype=torch.long)
         fold[order] = torch.arange(samples.count) % folds
         return fold
@@ -205,10 +212,13 @@ def _assemble(
         v_no = _blind_value(before, weights, criterion, start)
     if samples.exact:
         read = blind = no = torch.zeros_like(weights)
+        promises = torch.full((1,), v_read - v_no, dtype=weights.dtype)
         honest = (v_read, v_blind, v_no)
         error = 0.0
     else:
-        read, blind, no = _honest(reader, criterion, after, before, weights, fold, folds, base)
+        read, blind, no, promises = _honest(
+            reader, criterion, after, before, weights, fold, folds, base
+        )
         honest = tuple(float((weights * part).sum()) for part in (read, blind, no))  # type: ignore[assignment]
         error = _standard_error(read - no, weights)
     info_honest, info_hopeful = honest[0] - honest[1], v_read - v_blind
@@ -230,6 +240,7 @@ def _assemble(
         standard_error=error,
         evpi=_evpi(after, weights, criterion, base, v_blind),
         scores=read - no,
+        promises=promises,
         fold=fold,
         weights=weights,
         estimator=type(method).__name__,
@@ -245,22 +256,30 @@ def _honest(
     fold: Tensor,
     folds: int,
     base: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Worth per world of the rules chosen without it: after reading, blind, and without asking."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Worth per world of the rules chosen without it: after reading, blind, and without asking;
+    and the gain the other folds promise each fold."""
     read, blind, no = (torch.zeros_like(weights) for _ in range(3))
+    promises = torch.zeros(folds, dtype=weights.dtype)
     for f in range(folds):
         mine = torch.nonzero(fold == f).flatten()
         others = weights * (fold != f)
         others = others / others.sum()
         favourite = _favourite(after, others, criterion)
         means, mass = reader.held(f)
-        read[mine] = reader.score(criterion.choose(means, mass, favourite), mine)
+        rule = criterion.choose(means, mass, favourite)
+        read[mine] = reader.score(rule, mine)
+        average = (mass[:, None, None] * means).sum(0, keepdim=True)
+        unread = criterion.choose(average, torch.ones_like(mass[:1]), favourite)
+        promises[f] = (mass * rule.worth(means)).sum() - unread.worth(average)[0]
         blind[mine] = _blind_rule(after, others, criterion, favourite).worth(after[mine])
         no[mine] = blind[mine]
         if before is not None:
             first = _favourite(before, others, criterion)
             no[mine] = _blind_rule(before, others, criterion, first).worth(before[mine])
-    return read, blind, no
+            promises[f] += _blind_value(after, others, criterion, favourite)
+            promises[f] -= _blind_value(before, others, criterion, first)
+    return read, blind, no, promises
 
 
 def _possible_info(

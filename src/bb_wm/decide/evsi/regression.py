@@ -215,5 +215,5 @@ def _leading(values: Tensor, keep: int, generator: torch.Generator) -> Tensor:
     image = rows @ (rows.T @ torch.linalg.qr(image).Q)
     base = torch.linalg.qr(image).Q
     left, strength, _ = torch.linalg.svd(base.T @ rows, full_matrices=False)
-    scores = (base @ left[:, :keep]) * strength[:keep]
+    scores: Tensor = (base @ left[:, :keep]) * strength[:keep]
     return scores.reshape(*values.shape[:2], -1)

@@ -28,6 +28,7 @@ class JointSamples:
     weights     [N]      of the worlds, equal when None
     exact       the N worlds are the whole belief, not draws from it: no sampling error remains
     groups      [N]      worlds that share an ancestor stay in one fold
+    strata      [N]      every fold gets its share of each stratum: the few atoms of a known belief
     reread      [N, C]   U from a latent drawn from q after the answer, for the tower check
     call_risk   [N]      V_s of the call itself
     rollouts    how many imagined rollouts these samples took
@@ -45,6 +46,7 @@ class JointSamples:
     weights: Tensor | None = None
     exact: bool = False
     groups: Tensor | None = None
+    strata: Tensor | None = None
     reread: Tensor | None = None
     call_risk: Tensor | None = None
     rollouts: int = 0
@@ -76,7 +78,10 @@ class JointSamples:
         groups = None if self.groups is None else torch.as_tensor(self.groups).long().flatten()
         if groups is not None and groups.shape[0] != sizes["N"]:
             raise BatchError("groups", expected=[sizes["N"]], actual=list(groups.shape))
-        return replace(self, groups=groups, **given)  # type: ignore[arg-type]
+        strata = None if self.strata is None else torch.as_tensor(self.strata).long().flatten()
+        if strata is not None and strata.shape[0] != sizes["N"]:
+            raise BatchError("strata", expected=[sizes["N"]], actual=list(strata.shape))
+        return replace(self, groups=groups, strata=strata, **given)  # type: ignore[arg-type]
 
     def probability(self) -> Tensor:
         """Weights [N] that sum to 1."""
@@ -102,7 +107,7 @@ class JointSamples:
         weights = None
         if any(part.weights is not None for part in parts):
             weights = torch.cat([part.probability() * (part.count / total) for part in parts])
-        tensors = {name: join(name) for name in (*_SHAPES, "groups") if name != "weights"}
+        tensors = {name: join(name) for name in (*_SHAPES, "groups", "strata") if name != "weights"}
         return replace(
             parts[0],
             weights=weights,

@@ -38,13 +38,18 @@ _SHARED_DRAWS = 4
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Particles:
-    """Latents [N] with weights [N] (equal when None); `single` says all are one latent."""
+    """Latents [N] with weights [N] (equal when None); `single` says all are one latent.
+
+    `ancestors` [N] are the indices they were drawn from: many are draws from the belief, and one's
+    copies stay in one fold; a few `atoms` are the belief, and every fold gets its share of each.
+    """
 
     latents: Latent
     weights: Tensor | None
     ancestors: Tensor | None
     exact: bool
     single: bool
+    atoms: bool = False
 
     @property
     def count(self) -> int:
@@ -100,9 +105,15 @@ def draw_particles(
     start = torch.rand((), generator=generator, dtype=torch.float64)
     at = (torch.arange(count, dtype=torch.float64) + start) / count
     index = torch.searchsorted(share.double().cumsum(0), at).clamp_max(size - 1)
-    # A few atoms are the belief; many are draws from it, and one's copies stay in one fold.
-    ancestors = index if size >= _ATOMS else None
-    return Particles(latents[index], None, ancestors, False, size == 1)
+    return Particles(latents[index], None, index, False, size == 1, size < _ATOMS)
+
+
+def is_dead(belief: object) -> bool:
+    """No particle has a usable weight: an answer was impossible under all of them."""
+    weights = _open(belief)[1]
+    if weights is None:
+        return False
+    return not bool(torch.isfinite(weights).all() & (weights >= 0).all() & (weights.sum() > 0))
 
 
 def _open(belief: object) -> tuple[Latent, Tensor | None]:
@@ -184,7 +195,8 @@ def samples_of(
         features=features,
         weights=particles.weights,
         exact=particles.exact,
-        groups=particles.ancestors,
+        groups=None if particles.atoms else particles.ancestors,
+        strata=particles.ancestors if particles.atoms else None,
         reread=reread,
         call_risk=danger if moved else None,
         rollouts=particles.count * size * (1 + changed + (reread is not None)),

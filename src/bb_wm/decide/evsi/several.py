@@ -32,8 +32,7 @@ def select_honestly(found: list[tuple[EVSIResult, Estimate | None]]) -> Ranking:
     weights, picked = first.weights, torch.empty_like(first.scores)
     for f in range(folds):
         mine = first.fold == f
-        others = (weights * ~mine)[:, None]
-        choice = int(((others * nets).sum(0) / others.sum()).argmax())
+        choice = int(torch.stack([e.promises[f] - r.cost for r, e in usable]).argmax())
         picked[mine] = nets[mine, choice]
     value = float((weights * picked).sum())
     squares = weights.square()
