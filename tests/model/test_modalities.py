@@ -45,12 +45,27 @@ def test_fixed_scale_is_the_documents_squared_error() -> None:
     assert nll.item() == pytest.approx(2.0)
 
 
-def test_vector_change_is_in_units_of_the_datas_changes() -> None:
+def test_the_direct_path_mixes_a_change_and_a_value() -> None:
     vector = make(ObsEntry("x", "vector", (1,)))
     rows = torch.tensor([[0.0], [10.0]]).repeat(50, 1)
     vector.observe(rows, torch.tensor([[0.5], [-0.5]]))  # rows: deviation 5; changes: 0.5
-    moved = vector.advance(torch.tensor([0.2]), torch.tensor([2.0]))
-    torch.testing.assert_close(moved, torch.tensor([0.2 + 2.0 * 0.5 / 5.0]))
+    sight, change, value = torch.tensor([0.2]), 2.0, 3.0
+    only_change = vector.advance(sight, torch.tensor([change, value, -60.0]))
+    torch.testing.assert_close(only_change, torch.tensor([0.2 + 2.0 * 0.5 / 5.0]))
+    only_value = vector.advance(sight, torch.tensor([change, value, 60.0]))
+    torch.testing.assert_close(only_value, torch.tensor([3.0]))
+    half = vector.advance(sight, torch.tensor([change, value, 2.0]))
+    torch.testing.assert_close(half, (only_change + only_value) / 2)
+
+
+def test_what_never_changed_is_predicted_not_to() -> None:
+    vector = make(ObsEntry("x", "vector", (2,)))
+    rows = torch.randn(50, 2)
+    vector.observe(rows, torch.tensor([[0.0, 1.0], [0.0, -1.0]]))
+    sight = torch.randn(7, 2)
+    moved = vector.advance(sight, torch.randn(7, 6))
+    assert torch.equal(moved[:, 0], sight[:, 0])
+    assert bool((moved[:, 1] != sight[:, 1]).all())
 
 
 def test_discrete_nll_is_the_categoricals_and_modes_are_indices() -> None:

@@ -3,7 +3,7 @@
 h_t = f(h_{t-1}, z_{t-1}, a_{t-1})          core
 z_t ~ q(z_t | h_t, o_t)                     posterior
 z_t ~ p(z_t | h_t)                          prior
-o_t = o_{t-1} + d(h_t, o_{t-1}, a_{t-1})    shortcut: z_t is skipped, then read off o_t
+o_t = d(h_t, o_{t-1}, a_{t-1})              shortcut: z_t is skipped, then read off o_t
 """
 
 from __future__ import annotations
@@ -65,6 +65,7 @@ class RSSM(nn.Module):
             for entry in obs_spec.entries
         )
         self.sight_sizes = [self.modality(i).sight_size for i in range(len(self.keys))]
+        self.direct_sizes = [self.modality(i).direct_size for i in range(len(self.keys))]
         sight = self.sight_size = sum(self.sight_sizes)
         self.encoder = MLP(sight, hidden, hidden=hidden, layers=1)
         self.sight_to_posterior = nn.Linear(sight, latent.param_size)
@@ -73,7 +74,11 @@ class RSSM(nn.Module):
         self.prior_net = MLP(core.size, latent.param_size, hidden=hidden, layers=1)
         self.trunk = MLP(self.latent_size, hidden, hidden=hidden, layers=max(1, layers - 1))
         self.direct = MLP(
-            core.size + sight + action_spec.size, sight, hidden=hidden, layers=layers, zero=True
+            core.size + sight + action_spec.size,
+            sum(self.direct_sizes),
+            hidden=hidden,
+            layers=layers,
+            zero=True,
         )
         low, high = (torch.from_numpy(bound) for bound in action_spec.bounds())
         bounded = torch.isfinite(low) & torch.isfinite(high)
@@ -207,18 +212,18 @@ class RSSM(nn.Module):
         """
         scaled = self.scale_action(action)
         h, memory = self.advance(latent, self.core.project(scaled))
-        sight, change = self.predict_sight(h, latent.sight, scaled)
+        sight, raw = self.predict_sight(h, latent.sight, scaled)
         params = self.posterior(h, self.embed(sight))
-        return Latent(h, self.family.mode(params), memory, sight), change
+        return Latent(h, self.family.mode(params), memory, sight), raw
 
     def predict_sight(
         self, h: Tensor, sight: Tensor, scaled_action: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The row's sight from its h and the last row's sight and action, and the raw output."""
-        change = self.direct(torch.cat([h, sight, scaled_action], dim=-1))
-        pieces = zip(split(sight, self.sight_sizes), split(change, self.sight_sizes), strict=True)
+        raw = self.direct(torch.cat([h, sight, scaled_action], dim=-1))
+        pieces = zip(split(sight, self.sight_sizes), split(raw, self.direct_sizes), strict=True)
         moved = [self.modality(i).advance(a, b) for i, (a, b) in enumerate(pieces)]
-        return (moved[0] if len(moved) == 1 else torch.cat(moved, dim=-1)), change
+        return (moved[0] if len(moved) == 1 else torch.cat(moved, dim=-1)), raw
 
     # --- decoding -------------------------------------------------------------------------------
 

@@ -32,6 +32,7 @@ class Modality(nn.Module, ABC):
     """
 
     sight_size: int  # S, how many numbers the shortcut sees and predicts
+    direct_size: int  # how many numbers of the direct net it takes to predict them
     noise_size: int  # M, how many standard normals one sampled observation consumes
     head: nn.Module
 
@@ -52,11 +53,11 @@ class Modality(nn.Module, ABC):
         """What the likelihood is made of, per element: squared errors, or -log p for choices."""
 
     @abstractmethod
-    def advance(self, sight: Tensor, change: Tensor) -> Tensor:
+    def advance(self, sight: Tensor, raw: Tensor) -> Tensor:
         """The shortcut's next sight, from this one and the direct net's output."""
 
     @abstractmethod
-    def advance_error(self, predicted: Tensor, change: Tensor, target: Tensor) -> Tensor:
+    def advance_error(self, predicted: Tensor, raw: Tensor, target: Tensor) -> Tensor:
         """Per element like `error`, of the shortcut's prediction against the real next sight."""
 
     @abstractmethod
@@ -82,8 +83,10 @@ class Vector(Modality):
         size = entry.size
         self.shape = entry.shape
         self.sight_size = self.noise_size = size
+        self.direct_size = 3 * size
         self.rows = Statistics(size)
-        self.changes = Statistics(size)
+        # What never changed is predicted not to change, exactly.
+        self.changes = Statistics(size, still=0.0)
         self.head = nn.Linear(trunk, size)
         self.decode_scale = RunningScale(steps + 1, size, fixed=fixed_scale)
         self.direct_scale = RunningScale(steps, size, fixed=fixed_scale)
@@ -104,10 +107,15 @@ class Vector(Modality):
     def error(self, params: Tensor, obs: Tensor) -> Tensor:
         return (params - self.look(obs)).square()
 
-    def advance(self, sight: Tensor, change: Tensor) -> Tensor:
-        return torch.addcmul(sight, change, self.changes.scale / self.rows.scale)
+    def advance(self, sight: Tensor, raw: Tensor) -> Tensor:
+        """A change where the past says more (positions), a value where the row itself does
+        (distances that depend on them), mixed by a learned gate that begins at mostly change."""
+        change, value, gate = raw.chunk(3, dim=-1)
+        moved = torch.addcmul(sight, change, self.changes.scale / self.rows.scale)
+        weight = torch.sigmoid(gate - 2.0) * (self.changes.scale > 0)
+        return torch.lerp(moved, value, weight)
 
-    def advance_error(self, predicted: Tensor, change: Tensor, target: Tensor) -> Tensor:
+    def advance_error(self, predicted: Tensor, raw: Tensor, target: Tensor) -> Tensor:
         return (predicted - target).square()
 
     def nll(self, error: Tensor, kind: str, first: int) -> Tensor:
@@ -130,7 +138,7 @@ class Discrete(Modality):
     def __init__(self, entry: ObsEntry, trunk: int) -> None:
         super().__init__()
         self.classes = entry.classes
-        self.sight_size = sum(entry.classes)
+        self.sight_size = self.direct_size = sum(entry.classes)
         self.noise_size = len(entry.classes)
         self.head = nn.Linear(trunk, self.sight_size)
 
@@ -160,16 +168,16 @@ class Discrete(Modality):
     def error(self, params: Tensor, obs: Tensor) -> Tensor:
         return self._cross_entropy(params, self.look(obs))
 
-    def advance(self, sight: Tensor, change: Tensor) -> Tensor:
+    def advance(self, sight: Tensor, raw: Tensor) -> Tensor:
         hard = []
-        for part in split(change, self.classes):
+        for part in split(raw, self.classes):
             probs = part.softmax(-1)
             hot = F.one_hot(part.argmax(-1), part.shape[-1]).to(probs.dtype)
             hard.append(hot + probs - probs.detach() if probs.requires_grad else hot)
         return torch.cat(hard, dim=-1)
 
-    def advance_error(self, predicted: Tensor, change: Tensor, target: Tensor) -> Tensor:
-        return self._cross_entropy(change, target)
+    def advance_error(self, predicted: Tensor, raw: Tensor, target: Tensor) -> Tensor:
+        return self._cross_entropy(raw, target)
 
     def nll(self, error: Tensor, kind: str, first: int) -> Tensor:
         return error.sum(-1)
@@ -191,7 +199,8 @@ class Image(Modality):
         self.channels_first = entry.channels_first
         channels, *self.sides = shape if self.channels_first else (shape[2], *shape[:2])
         self.pixels = math.prod(shape)
-        self.sight_size, self.noise_size = features, self.pixels
+        self.sight_size = self.direct_size = features
+        self.noise_size = self.pixels
         depth = max(2, int(math.log2(min(self.sides) / 4)))
         widths = [channels] + [min(16 * 2**i, 128) for i in range(depth)]
         convolutions: list[nn.Module] = []
@@ -229,10 +238,10 @@ class Image(Modality):
         gap = (params - self._channels_first(obs)).square()
         return gap.flatten(-3).mean(-1, keepdim=True)
 
-    def advance(self, sight: Tensor, change: Tensor) -> Tensor:
-        return sight + change
+    def advance(self, sight: Tensor, raw: Tensor) -> Tensor:
+        return sight + raw
 
-    def advance_error(self, predicted: Tensor, change: Tensor, target: Tensor) -> Tensor:
+    def advance_error(self, predicted: Tensor, raw: Tensor, target: Tensor) -> Tensor:
         return (predicted - target.detach()).square()
 
     def nll(self, error: Tensor, kind: str, first: int) -> Tensor:

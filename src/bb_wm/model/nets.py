@@ -43,8 +43,8 @@ class MLP(nn.Module):
 class Statistics(nn.Module):
     """Running mean and scale per dimension over all rows ever seen, in float64 (Chan et al. 1979).
 
-    `centre` and `scale` (the standard deviation, 1 where a dimension never varied) are what the
-    network reads, in float32. Nothing is learnt here: the numbers are part of the checkpoint so
+    `centre` and `scale` (the standard deviation, `still` where a dimension never varied) are what
+    the network reads, in float32. Nothing is learnt here: the numbers are part of the checkpoint so
     that a model means the same wherever it is loaded.
     """
 
@@ -54,8 +54,9 @@ class Statistics(nn.Module):
     centre: Tensor
     scale: Tensor
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, *, still: float = 1.0) -> None:
         super().__init__()
+        self.still = still
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
         self.register_buffer("mean", torch.zeros(size, dtype=torch.float64))
         self.register_buffer("squares", torch.zeros(size, dtype=torch.float64))
@@ -79,7 +80,7 @@ class Statistics(nn.Module):
         # Below a part in 1e6 of its size a dimension is constant up to float32 rounding.
         varies = deviation > 1e-6 * self.mean.abs().clamp_min(1e-3)
         self.centre.copy_(self.mean)
-        self.scale.copy_(torch.where(varies, deviation, 1.0))
+        self.scale.copy_(torch.where(varies, deviation, self.still))
 
 
 class RunningScale(nn.Module):

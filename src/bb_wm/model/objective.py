@@ -121,7 +121,8 @@ def evaluate_terms(
     reconstruction = decode_nll(network, features.unsqueeze(-2), batch.obs, batch.valid, track, 0)
     roll, short = zero, zero
     if objective.rollout > 0.0 or objective.shortcut > 0.0:
-        section = cut(batch, sight, walk, noise.starts, objective.steps)
+        steps = min(objective.steps, batch.shape[1] - 1)
+        section = cut(batch, sight, walk, noise.starts, steps)
         if objective.rollout > 0.0:
             roll = rollout_loss(network, section, objective, track)
         if objective.shortcut > 0.0:
@@ -244,9 +245,9 @@ def next_sight_loss(network: Network, batch: Batch, sight: Tensor, h: Tensor) ->
     """One step of the direct path at every row, which needs no walk: h is the filter's own."""
     rssm = network.rssm
     scaled = rssm.scale_action(batch.action[:, :-1])
-    predicted, change = rssm.predict_sight(h[:, 1:], sight[:, :-1], scaled)
+    predicted, raw = rssm.predict_sight(h[:, 1:], sight[:, :-1], scaled)
     # One horizon, with the running scales of the open loop's first step.
-    terms = [part.unsqueeze(-2) for part in (predicted, change, sight[:, 1:])]
+    terms = [part.unsqueeze(-2) for part in (predicted, raw, sight[:, 1:])]
     nll = direct_nll(network, *terms, track=None).squeeze(-1)
     follows = batch.valid[:, 1:] & batch.valid[:, :-1] & ~batch.is_first[:, 1:]
     return masked_mean(nll, follows)
@@ -255,28 +256,29 @@ def next_sight_loss(network: Network, batch: Batch, sight: Tensor, h: Tensor) ->
 def shortcut_loss(network: Network, section: Section, track: bool) -> Tensor:
     """k steps open loop by the direct path: likelihood of the real sights."""
     rssm = network.rssm
-    latent, sights, changes = section.start, [], []
+    latent, sights, raws = section.start, [], []
     for k in range(section.action.shape[2]):
-        latent, change = rssm.shortcut_step(latent, section.action[:, :, k])
+        latent, raw = rssm.shortcut_step(latent, section.action[:, :, k])
         sights.append(latent.sight)
-        changes.append(change)
-    predicted, change = torch.stack(sights, dim=2), torch.stack(changes, dim=2)
+        raws.append(raw)
+    predicted, raw = torch.stack(sights, dim=2), torch.stack(raws, dim=2)
     seen = section.reachable if track else None
-    nll = direct_nll(network, predicted, change, section.sight, track=seen)
+    nll = direct_nll(network, predicted, raw, section.sight, track=seen)
     return masked_mean(nll, section.reachable)
 
 
 def direct_nll(
-    network: Network, predicted: Tensor, change: Tensor, target: Tensor, *, track: Tensor | None
+    network: Network, predicted: Tensor, raw: Tensor, target: Tensor, *, track: Tensor | None
 ) -> Tensor:
     """-log p [*, K] of real sights under the direct path's [*, K, S]. Where `track` [*, K] is true
     the running scales learn from the errors."""
     sizes = network.rssm.sight_sizes
-    parts = zip(split(predicted, sizes), split(change, sizes), split(target, sizes), strict=True)
+    raws = split(raw, network.rssm.direct_sizes)
+    parts = zip(split(predicted, sizes), raws, split(target, sizes), strict=True)
     total = predicted.new_zeros(predicted.shape[:-1])
-    for i, (mine, raw, real) in enumerate(parts):
+    for i, (mine, output, real) in enumerate(parts):
         modality = network.rssm.modality(i)
-        error = modality.advance_error(mine, raw, real)
+        error = modality.advance_error(mine, output, real)
         if track is not None:
             modality.track(error.detach(), track, "direct", 0)
         total = total + modality.nll(error, "direct", 0)
