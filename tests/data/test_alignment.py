@@ -55,6 +55,7 @@ def test_real_worlds_under_random_actions(name) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     "name",
     ["Reacher-v5", "HalfCheetah-v5", "InvertedPendulum-v5", "MountainCarContinuous-v0"],
