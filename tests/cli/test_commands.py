@@ -225,3 +225,24 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(trained, tmp_path, mon
     assert main(["evaluate", "runs/LineWorld", "--windows", "5"]) == 0
     shown = capsys.readouterr()
     assert "step-000000012" in shown.err
+
+
+def test_the_numbers_followed_are_those_the_world_has():
+    import numpy as np
+    from gymnasium.spaces import Discrete
+
+    from bb_wm import GRU, Episode, WorldModel, WorldModelConfig
+    from bb_wm.cli.learning import held_out_numbers
+
+    draw = np.random.default_rng(0)
+    model = WorldModel(Discrete(3), Discrete(2), WorldModelConfig(core=GRU(32), hidden=16))
+    episodes = []
+    for _ in range(2):
+        action = np.eye(2, dtype=np.float32)[draw.integers(2, size=30)]
+        action[-1] = 0
+        zero = np.zeros(30, np.float32)
+        seen = {"obs": draw.integers(3, size=(30, 1))}
+        episodes.append(Episode(seen, action, zero, zero, False, True))
+    numbers = held_out_numbers(model, episodes)
+    assert set(numbers) == {"exact_obs_10", "shortcut_exact_obs_10"}
+    assert all(0 <= value <= 1 for value in numbers.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -35,15 +36,18 @@ def learn(run: Run, model: WorldModel, source: EpisodeSource, settings: TrainSet
 
 
 def held_out_numbers(model: WorldModel, episodes: Sequence[Episode]) -> Mapping[str, float]:
-    """The errors followed while training: NRMSE by horizon, latent path and shortcut."""
+    """What is followed while training: NRMSE by horizon on both paths, exact matches of discrete
+    keys; what this world does not have is left out."""
     from bb_wm.diagnose import evaluate
 
     evaluation = evaluate(model, episodes)
-    return {
-        ("nrmse" if mode == "mode" else f"{mode}_nrmse") + f"_{k}": evaluation.nrmse(mode, k)
-        for mode in ("mode", "shortcut")
-        for k in evaluation.horizons
-    }
+    found: dict[str, float] = {}
+    for mode, prefix in (("mode", ""), ("shortcut", "shortcut_")):
+        path = evaluation.path(mode)
+        k = evaluation.headline
+        found |= {f"{prefix}nrmse_{h}": path.nrmse[h - 1] for h in evaluation.horizons}
+        found |= {f"{prefix}exact_{key}_{k}": rates[k - 1] for key, rates in path.exact.items()}
+    return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
 def judge(run: Run, model: WorldModel, *, windows: int = 300) -> int:

@@ -294,7 +294,7 @@ def _context_batch(model: OpenLoopModel, windows: Windows) -> Batch:
     }
     from bb_wm.data import as_batch
 
-    batch: Batch = as_batch(raw, model.obs_spec, model.action_spec)
+    batch: Batch = as_batch(raw, model.obs_spec, model.action_spec, learn=False)
     return batch
 
 
