@@ -66,7 +66,8 @@ class GaussianWorld(PaperWorld):
 
     def _root(self, covariance: Tensor) -> Tensor:
         values, vectors = torch.linalg.eigh(covariance)
-        return vectors * values.clamp_min(0).sqrt()
+        root: Tensor = vectors * values.clamp_min(0).sqrt()
+        return root
 
     def prior(self, noise: Tensor) -> Latent:
         """Particles [N] from standard normals [N, Z]."""
@@ -83,7 +84,8 @@ class GaussianWorld(PaperWorld):
     def _gain(self) -> Tensor:
         cross = self.covariance @ self.sees.T
         size = self.noise**2 * torch.eye(self.sees.shape[0], dtype=cross.dtype)
-        return cross @ torch.linalg.inv(self.sees @ cross + size)
+        gain: Tensor = cross @ torch.linalg.inv(self.sees @ cross + size)
+        return gain
 
     def condition(
         self, latent: Latent, obs: Mapping[str, Tensor], noise: Tensor | None = None
@@ -99,7 +101,8 @@ class GaussianWorld(PaperWorld):
     def log_likelihood(self, latent: Latent, obs: Mapping[str, Tensor]) -> Tensor:
         error = (obs["o"] - latent.z @ self.sees.T) / self.noise
         each = -0.5 * error.square() - np.log(self.noise * np.sqrt(2 * np.pi))
-        return each.sum(-1)
+        total: Tensor = each.sum(-1)
+        return total
 
 
 @dataclass(frozen=True)
