@@ -60,12 +60,14 @@ class Estimate:
 
     @property
     def lower(self) -> float:
-        return min(self.gain_honest, self.gain_hopeful) - Z95 * self.standard_error
+        """The modest score's lower end, never above the point."""
+        return min(self.gain_honest - Z95 * self.standard_error, self.gain)
 
     @property
     def upper(self) -> float:
-        hopeful = max(self.gain_honest, self.gain_hopeful) + Z95 * self.standard_error
-        return max(hopeful, self.gain_possible)
+        """The hopeful plug-in's upper end, or what a near tie would allow if that is more."""
+        hopeful = self.gain_hopeful + Z95 * self.standard_error
+        return max(hopeful, self.gain_possible, self.gain)
 
 
 class Estimator(abc.ABC):
