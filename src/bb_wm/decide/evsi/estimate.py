@@ -60,14 +60,14 @@ class Estimate:
 
     @property
     def lower(self) -> float:
-        """The modest score's lower end, never above the point."""
-        return min(self.gain_honest - Z95 * self.standard_error, self.gain)
+        """The lower end from the modest score, or from the point where that is lower."""
+        return min(self.gain_honest, self.gain) - Z95 * self.standard_error
 
     @property
     def upper(self) -> float:
-        """The hopeful plug-in's upper end, or what a near tie would allow if that is more."""
-        hopeful = self.gain_hopeful + Z95 * self.standard_error
-        return max(hopeful, self.gain_possible, self.gain)
+        """The upper end from the hopeful plug-in, or what a near tie would allow if more."""
+        hopeful = max(self.gain_hopeful, self.gain) + Z95 * self.standard_error
+        return max(hopeful, self.gain_possible)
 
 
 class Estimator(abc.ABC):
