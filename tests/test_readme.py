@@ -43,7 +43,7 @@ def test_quick_start_runs_as_printed_and_uses_the_interface_of_section_4(tmp_pat
 
 def test_quick_start_is_short():
     (code,) = blocks("python")
-    assert len([line for line in code.splitlines() if line.strip()]) <= 16
+    assert len([line for line in code.splitlines() if line.strip()]) <= 15
 
 
 def test_commands_of_the_readme_exist_and_all_commands_are_in_it():
