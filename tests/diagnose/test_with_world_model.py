@@ -39,7 +39,7 @@ def test_every_kind_of_model_is_scored_on_every_mode(config):
 
 
 def test_an_untrained_shortcut_leans_on_persistence():
-    """Change and value begin at 0 and the gate at sigmoid(-2): each step keeps the rest of the sight."""
+    """Change and value begin at 0 and the gate at sigmoid(-2), so a step keeps the rest."""
     model = WorldModel(2, 2, KINDS[0])
     held = linear_episodes(6, 60, 1)
     latent = model.encode(np.asarray(held[0].obs["obs"][:1], np.float32))
