@@ -20,6 +20,7 @@ COMMANDS: Final = {
     "evaluate": "judge a run on its held-out episodes: the table and the page",
     "rollout": "draw what a run's model imagines beside what really happened",
     "check": "say whether data can be learnt from: shapes, ends, risk, alignment",
+    "ledger": "show what a gate decided, and whether its estimates came true",
 }
 
 _EXAMPLES: Final = """\
