@@ -53,6 +53,7 @@ class Estimate:
     fold: Tensor
     weights: Tensor
     estimator: str
+    moved: bool
 
     @property
     def gain(self) -> float:
@@ -60,13 +61,19 @@ class Estimate:
 
     @property
     def lower(self) -> float:
-        """The lower end from the modest score, or from the point where that is lower."""
-        return min(self.gain_honest, self.gain) - Z95 * self.standard_error
+        """The lower end from the modest score, or from the point where that is lower.
+
+        Where the call changes the world, V_no has a maximum of its own and the plug-in may as
+        well be the modest one.
+        """
+        other = self.gain_hopeful if self.moved else self.gain
+        return min(self.gain_honest, other) - Z95 * self.standard_error
 
     @property
     def upper(self) -> float:
         """The upper end from the hopeful plug-in, or what a near tie would allow if more."""
-        hopeful = max(self.gain_hopeful, self.gain) + Z95 * self.standard_error
+        other = self.gain_honest if self.moved else self.gain
+        hopeful = max(self.gain_hopeful, other) + Z95 * self.standard_error
         return max(hopeful, self.gain_possible)
 
 
@@ -246,6 +253,7 @@ def _assemble(
         fold=fold,
         weights=weights,
         estimator=type(method).__name__,
+        moved=before is not None,
     )
 
 
