@@ -34,9 +34,9 @@ ROOT = Path(__file__).resolve().parents[1]
 def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     options = _parser().parse_args(arguments)
-    results = Results(options.out)
     if options.command == "report":
-        return report.write(results, options.page)
+        return report.write([Results(folder) for folder in options.out], options.page)
+    results = Results(options.out)
     if options.command == "import-time":
         return _import_time(results)
     if options.jobs > 1:
@@ -83,7 +83,14 @@ def _parser() -> argparse.ArgumentParser:
                 flag = f"--{field.name.replace('_', '-')}"
                 command.add_argument(flag, type=int, default=field.default)
     commands.add_parser("import-time", parents=[shared], help="what importing costs")
-    page = commands.add_parser("report", parents=[shared], help="write the tables")
+    page = commands.add_parser("report", help="write the tables")
+    page.add_argument(
+        "--out",
+        type=Path,
+        nargs="+",
+        default=[ROOT / "bench-out"],
+        help="folders of JSON results; those made with other settings get a section of their own",
+    )
     page.add_argument("--page", type=Path, default=ROOT / "docs" / "benchmarks.md")
     return parser
 
