@@ -1,0 +1,101 @@
+"""One step against torch's own AdamW, and what a refused step leaves behind."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from tests.model.builders import PAIRS, small_network
+
+from bb_wm.model.optimiser import Optimiser, OptimiserSettings
+
+
+def settings(clip: float = 0.0, average: float = 0.9) -> OptimiserSettings:
+    return OptimiserSettings(
+        learning_rate=1e-2, warmup=4, weight_decay=0.1, clip=clip, average=average
+    )
+
+
+def loss_of(network: torch.nn.Module, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    total = torch.zeros(())
+    for parameter in network.parameters():
+        target = torch.randn(parameter.shape, generator=generator)
+        total = total + (parameter - target).square().sum()
+    return total
+
+
+def test_steps_are_torchs_adamw_with_warm_up() -> None:
+    mine, theirs = small_network(*PAIRS[0]), small_network(*PAIRS[0])
+    optimiser = Optimiser(mine, settings())
+    adamw = torch.optim.AdamW(theirs.parameters(), weight_decay=0.1, fused=True)
+    for step in range(6):
+        applied, norm = optimiser.step(loss_of(mine, step))
+        assert applied
+        adamw.param_groups[0]["lr"] = 1e-2 * min(1.0, (step + 1) / 4)
+        adamw.zero_grad()
+        loss_of(theirs, step).backward()
+        gradients = torch.cat([p.grad.flatten() for p in theirs.parameters()])  # type: ignore[union-attr]
+        assert norm == pytest.approx(float(gradients.norm()), rel=1e-5)
+        adamw.step()
+    for a, b in zip(mine.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_the_average_is_the_documented_one() -> None:
+    network = small_network(*PAIRS[0])
+    optimiser = Optimiser(network, settings(average=0.5))
+    expected = copy.deepcopy(list(network.parameters()))
+    for step in range(1, 15):
+        optimiser.step(loss_of(network, step))
+        decay = min(0.5, step / (step + 10))
+        for mean, parameter in zip(expected, network.parameters(), strict=True):
+            mean.data.lerp_(parameter.data, 1 - decay)
+    for mean, average in zip(expected, optimiser.averages, strict=True):
+        torch.testing.assert_close(mean.data, average)
+
+
+def test_clipping_bounds_each_tensor_by_its_own_size() -> None:
+    network = small_network(*PAIRS[0])
+    optimiser = Optimiser(network, settings(clip=0.3))
+    before = [p.detach().clone() for p in network.parameters()]
+    seen: list[torch.Tensor] = []
+    real = optimiser._adamw
+
+    def spy(reached: list[int], owners: list[torch.Tensor], gradients: list[torch.Tensor]) -> None:
+        seen.extend(
+            g.norm() / b.norm().clamp_min(1e-3) for g, b in zip(gradients, before, strict=True)
+        )
+        real(reached, owners, gradients)
+
+    optimiser._adamw = spy  # type: ignore[method-assign]
+    optimiser.step(1e4 * loss_of(network, 0))
+    assert all(float(share) <= 0.3 * 1.001 for share in seen)
+    assert any(float(share) > 0.29 for share in seen)
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+def test_a_broken_loss_or_gradient_changes_nothing(poison: float) -> None:
+    network = small_network(*PAIRS[0])
+    optimiser = Optimiser(network, settings())
+    optimiser.step(loss_of(network, 0))
+    before = {name: tensor.clone() for name, tensor in optimiser.state().items()}
+    applied, _ = optimiser.step(loss_of(network, 1) * poison)
+    assert not applied
+    # Finite forward, broken backward: the slope of sqrt at 0 is infinite.
+    first = next(network.parameters())
+    applied, norm = optimiser.step(loss_of(network, 1) + torch.sqrt((first * 0.0).sum()))
+    assert not applied
+    assert not norm < float("inf")
+    after = optimiser.state()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_averages_share_the_statistics_they_were_trained_with() -> None:
+    network = small_network(*PAIRS[0])
+    optimiser = Optimiser(network, settings())
+    network.reward.statistics.update(torch.randn(10, 1) + 5.0)
+    for mine, theirs in zip(network.buffers(), optimiser.averaged.buffers(), strict=True):
+        assert mine is theirs
