@@ -1,1 +1,1 @@
-
+"""Worlds with known answers, twins of known solutions, and contract checks for new parts."""
