@@ -50,7 +50,11 @@ class Dynamics(Protocol):
 
 @runtime_checkable
 class Observer(Dynamics, Protocol):
-    """A simulator whose answers can be imagined and read."""
+    """A simulator whose answers can be imagined and read.
+
+    It may also offer `posterior_statistics(latent, obs)` [*batch, F], numbers that say what reading
+    obs makes of the belief; EVSI then needs one pass where it would otherwise sample `condition`.
+    """
 
     @property
     def obs_noise_size(self) -> int:

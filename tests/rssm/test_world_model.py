@@ -165,6 +165,19 @@ def test_it_answers_the_protocols() -> None:
     assert model.log_likelihood(latent, obs).shape == (4,)
 
 
+@every_pair
+def test_posterior_statistics_say_which_posterior_it_is(core: Core, family: Stochastic) -> None:
+    """They are those of the parameters that the filter itself used."""
+    model, batch = small_model(core, family), small_batch()
+    model.update(batch)
+    latent = model.filter(batch)
+    rssm = model._rssm
+    walk = rssm.filter(rssm.look(batch.obs), batch.action, batch.is_first, None)
+    told = model.posterior_statistics(latent, batch.obs)
+    torch.testing.assert_close(told, family.statistics(walk.posterior), atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(told[0], told[1])
+
+
 def test_the_likelihood_is_highest_at_its_own_mode() -> None:
     model = small_model()
     model.update(small_batch())

@@ -61,6 +61,10 @@ class Stochastic(ABC):
     def entropy(self, params: Tensor) -> Tensor:
         """Entropy in nats [*batch] (differential for continuous families)."""
 
+    @abstractmethod
+    def statistics(self, params: Tensor) -> Tensor:
+        """Numbers [*batch, F] that say which distribution it is, smooth in the parameters."""
+
     def kl(self, q: Tensor, p: Tensor) -> Tensor:
         """D_KL(q || p) in nats, summed over the variables, [*batch]."""
         return self.kl_per_variable(q, p).sum(-1)
@@ -115,6 +119,10 @@ class Gaussian(Stochastic):
     def entropy(self, params: Tensor) -> Tensor:
         _, std = self.moments(params)
         return (std.log() + 1.4189385332046727).sum(-1)
+
+    def statistics(self, params: Tensor) -> Tensor:
+        mean, std = self.moments(params)
+        return torch.cat([mean, std.log()], dim=-1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +191,9 @@ class Categorical(Stochastic):
     def entropy(self, params: Tensor) -> Tensor:
         log_probs = self.log_probs(params)
         return -(log_probs.exp() * log_probs).sum((-1, -2))
+
+    def statistics(self, params: Tensor) -> Tensor:
+        return self.log_probs(params).exp().flatten(-2)
 
 
 def check_int(field: str, value: object, *, low: int, high: int) -> None:

@@ -304,6 +304,11 @@ class WorldModel:
         """The belief after reading `obs` in the latent's own row: h stays, z ~ q(z | h, o)."""
         return self._rssm.read(latent, self._rssm.look(obs), noise)
 
+    def posterior_statistics(self, latent: Latent, obs: Mapping[str, Tensor]) -> Tensor:
+        """Statistics [*batch, F] of q(z | h, obs): what an answer changes in the belief."""
+        params = self._rssm.posterior(latent.h, self._rssm.embed(self._rssm.look(obs)))
+        return self.config.latent.statistics(params)
+
     def log_likelihood(self, latent: Latent, obs: Mapping[str, Tensor]) -> Tensor:
         """log p(obs | h, z) [*batch], in nats per observation in model units."""
         return self._rssm.log_likelihood(latent, obs)

@@ -46,6 +46,9 @@ def check_stochastic(family: Stochastic) -> None:
     _promise(bool((family.kl(q, q).abs() < 1e-9).all()), "KL of a distribution to itself is 0")
     _promise(bool((family.kl(q, p) > 0).all()), "KL to another distribution is above 0")
     _promise(family.entropy(q).shape == (5,), "entropy is [*batch]")
+    told = family.statistics(q)
+    _promise(told.shape[:1] == (5,) and told.ndim == 2, "statistics is [*batch, F]")
+    _promise(bool((told != family.statistics(p)).any(-1).all()), "statistics tell q from p")
     for name, out in (("sample", family.sample), ("mode", lambda x, _: family.mode(x))):
         leaf = q.clone().requires_grad_()
         weight = _normal(family.size, seed=3)
