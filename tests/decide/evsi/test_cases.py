@@ -301,9 +301,10 @@ def test_over_confident_posterior_is_scored_by_its_own_particles_and_caught_by_t
     assert result.tower_gap > 3 * result.tower_standard_error
     assert any("tower" in alarm for alarm in result.alarms)
     # The plug-in number that q alone would report, and that must not be believed.
-    noise = torch.randn(20_000, 1, generator=torch.Generator().manual_seed(1)).double()
+    generator = torch.Generator().manual_seed(1)
+    noise, seen = torch.randn(2, 200_000, 1, generator=generator).double()
     truth = case.model.prior(noise)
-    told = case.model.imagine_obs(truth, torch.randn(20_000, 1).double())
+    told = case.model.imagine_obs(truth, seen)
     mean = case.model.condition(truth, told).z
     spread = 0.25 * 0.49 / 1.49
     plug_in = (1 - (mean - torch.tensor([-1.5, -0.5, 0.5, 1.5])).square() - spread).amax(-1)
