@@ -54,7 +54,6 @@ class EVSI:
     reading      "posterior": the agent chooses on statistics of q(. | h', o'); "answer": on o'
     tower        re-imagine worths after reading, to check that q is honest on average (+ N x C
                  rollouts); a failed check sets `tower_alarm`
-    skip         do not imagine answers when even knowing the latent is not worth the cost
     """
 
     utility: Utility = field(default_factory=Utility)
@@ -67,7 +66,6 @@ class EVSI:
     compute_price: float = 0.0
     reading: Literal["posterior", "answer"] = "posterior"
     tower: bool = True
-    skip: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
