@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from bb_wm.errors import RangeError as RangeError
     from bb_wm.errors import ResourceError as ResourceError
     from bb_wm.errors import SaveError as SaveError
-    from bb_wm.errors import StaleError as StaleError
     from bb_wm.errors import VersionError as VersionError
     from bb_wm.rssm import WorldModel as WorldModel
     from bb_wm.types import ActionSpec as ActionSpec
@@ -79,7 +78,6 @@ _HOMES = {
         "RangeError",
         "ResourceError",
         "SaveError",
-        "StaleError",
         "VersionError",
     ),
 }

@@ -20,8 +20,7 @@ BBWMError
 ├── SaveError         (OSError)       nothing was written; what was there before is intact
 ├── LockError         (OSError)       another process writes to this run
 ├── ResourceError     (MemoryError)   more memory asked for than is allowed
-├── MissingExtraError (ImportError)   an optional package is absent; carries the install line
-└── StaleError        (ValueError)    a belief older than its promise
+└── MissingExtraError (ImportError)   an optional package is absent; carries the install line
 """
 
 from __future__ import annotations
@@ -138,7 +137,3 @@ class ResourceError(BBWMError, MemoryError):
 
 class MissingExtraError(BBWMError, ImportError):
     """An optional package is absent; the hint holds the install line."""
-
-
-class StaleError(BBWMError, ValueError):
-    """A belief is older than its promise."""
