@@ -1,7 +1,7 @@
 """Risk that can be believed: predicted risk against what happened, fitted offline, applied online.
 
-Everything here is fitted on held-out episodes and saved beside the model as plain JSON. What is
-applied before an actuator is a table or a threshold; it needs no torch.
+Everything here is fitted on held-out episodes and saved beside the model as plain JSON. Tables,
+bounds and the drift monitor need no torch.
 """
 
 from __future__ import annotations
@@ -10,9 +10,26 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bb_wm.diagnose.calibration.conformal import Claims, ConformalBound
+    from bb_wm.diagnose.calibration.drift import DriftMonitor
+    from bb_wm.diagnose.calibration.fitting import calibrate, claims_of
+    from bb_wm.diagnose.calibration.foresight import Foresight, foresee_episodes
     from bb_wm.diagnose.calibration.isotonic import Isotonic
+    from bb_wm.diagnose.calibration.measures import calibration_error, recall_at
+    from bb_wm.diagnose.calibration.ood import OODScore
+    from bb_wm.diagnose.calibration.risk import RiskCalibration, RiskForecast
 
-_HOME_OF = {"Isotonic": "isotonic"}
+_HOMES = {
+    "conformal": ("Claims", "ConformalBound"),
+    "drift": ("DriftMonitor",),
+    "fitting": ("calibrate", "claims_of"),
+    "foresight": ("Foresight", "foresee_episodes"),
+    "isotonic": ("Isotonic",),
+    "measures": ("calibration_error", "recall_at"),
+    "ood": ("OODScore",),
+    "risk": ("RiskCalibration", "RiskForecast"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
@@ -21,4 +38,18 @@ def __getattr__(name: str) -> Any:
     return getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
 
 
-__all__ = ["Isotonic"]
+__all__ = [
+    "Claims",
+    "ConformalBound",
+    "DriftMonitor",
+    "Foresight",
+    "Isotonic",
+    "OODScore",
+    "RiskCalibration",
+    "RiskForecast",
+    "calibrate",
+    "calibration_error",
+    "claims_of",
+    "foresee_episodes",
+    "recall_at",
+]

@@ -1,0 +1,237 @@
+"""What a model foresaw in recorded episodes, and what came: the rows that calibration fits on.
+
+At every row of an episode the belief is filtered from the real past, and the real actions that
+followed are imagined from it in sampled rollouts, open loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+
+from bb_wm.errors import DataError
+from bb_wm.imagine.hazard import hazard_within, risk_to_go
+from bb_wm.imagine.rollout import rollout
+from bb_wm.protocols import Dynamics, draw_noise
+from bb_wm.types import Batch, Episode, Latent
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Array = np.ndarray
+_CHUNK = 1024  # beliefs imagined at once, times samples; bounds memory
+_ROWS = 16_384  # rows filtered at once
+
+
+class Foreseer(Dynamics, Protocol):
+    """A simulator that also filters recorded rows; WorldModel answers it."""
+
+    def filter(self, batch: Batch) -> Latent: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Foreseen:
+    """S sampled rollouts per belief, summed up for horizons k = 1 .. K; every field [*batch, K].
+
+    `hazard` is the raw (uncalibrated) P(a hazard within k); `risk` the mean V_s to go over k rows
+    and `spread` its standard deviation over rollouts, both in units of V_s. Larger is worse.
+    """
+
+    hazard: Array
+    risk: Array
+    spread: Array
+
+
+def foresee(
+    model: Dynamics,
+    latent: Latent,
+    actions: Tensor,
+    *,
+    samples: int,
+    unit: float,
+    peak: bool,
+    generator: torch.Generator,
+) -> Foreseen:
+    """Sampled rollouts of actions [*batch, K, A] from latents [*batch]; a model without chance
+    (noise_size 0) is unrolled once.
+
+    The noise is the same for all of the last batch axis, so candidates share their luck.
+    """
+    count = samples if model.noise_size else 1
+    shape = latent.batch_shape
+    horizon = int(actions.shape[-2])
+    lead = (*shape[:-1], *([1] * bool(shape)))
+    noise = draw_noise((*lead, count, horizon, model.noise_size), generator, latent.h.device)
+    noise = noise.expand(*shape, count, horizon, model.noise_size)
+    wide = actions.unsqueeze(-3).expand(*shape, count, *actions.shape[-2:])
+    with torch.no_grad():
+        trajectory = rollout(model, latent.expand(count), wide, horizon, noise=noise)
+        hazard = hazard_within(trajectory, unit).mean(-2)
+        met = risk_to_go(trajectory, peak=peak)
+    spread = met.std(-2) if count > 1 else torch.zeros_like(hazard)
+    return Foreseen(_numpy(hazard), _numpy(met.mean(-2)), _numpy(spread))
+
+
+@dataclass(frozen=True, slots=True)
+class Foresight:
+    """N decisions in recorded episodes: what was foreseen (as in Foreseen) and what came, [N, K].
+
+    `known[n, k-1]` says that the k rows after decision n are known: all recorded, or cut short by
+    the end of the world, after which nothing happens. Decisions of which nothing is known are left
+    out. `episode` [N] is the place of the decision's episode among those given, `row` [N] its row.
+    """
+
+    foreseen: Foreseen
+    event: Array
+    met: Array
+    known: Array
+    episode: Array
+    row: Array
+
+
+def foresee_episodes(
+    model: Foreseer,
+    episodes: Sequence[Episode],
+    horizon: int,
+    *,
+    samples: int = 16,
+    unit: float = 1.0,
+    event: float = 0.0,
+    peak: bool = False,
+    stride: int = 1,
+    seed: int = 0,
+) -> Foresight:
+    """Forecasts at every `stride`-th row against what came. A hazard is a row with risk > `event`.
+
+    Raises DataError when no episode has two rows.
+    """
+    device = torch.device(getattr(model, "device", "cpu"))
+    generator = torch.Generator(device).manual_seed(seed)
+    pieces: list[Foresight] = []
+    for numbers, latents in filtered(model, episodes):
+        for place, number in enumerate(numbers):
+            rows = np.arange(0, len(episodes[number]) - 1, stride)
+            truth = _what_came(episodes[number], rows, horizon, event, peak)
+            some = truth.known.any(1)
+            if not some.any():
+                continue
+            rows = rows[some]
+            actions = torch.from_numpy(_actions_from(episodes[number], rows, horizon)).to(device)
+            one = latents[place, torch.from_numpy(rows).to(device)]
+            parts = [
+                # a first axis of one belief each: every decision has luck of its own
+                foresee(
+                    model,
+                    one[i : i + _CHUNK].map(lambda t: t.unsqueeze(1)),
+                    actions[i : i + _CHUNK].unsqueeze(1),
+                    samples=samples,
+                    unit=unit,
+                    peak=peak,
+                    generator=generator,
+                )
+                for i in range(0, len(rows), _CHUNK)
+            ]
+            seen = Foreseen(*(np.concatenate([_field(p, n)[:, 0] for p in parts]) for n in _FIELDS))
+            pieces.append(
+                Foresight(
+                    seen,
+                    truth.event[some],
+                    truth.met[some],
+                    truth.known[some],
+                    np.full(len(rows), number),
+                    rows,
+                )
+            )
+    if not pieces:
+        raise DataError("episodes", expected="an episode of at least two rows", actual="none")
+    return _join(pieces)
+
+
+_FIELDS = ("hazard", "risk", "spread")
+
+
+def _field(foreseen: Foreseen, name: str) -> Array:
+    return np.asarray(getattr(foreseen, name))
+
+
+def _join(pieces: list[Foresight]) -> Foresight:
+    seen = Foreseen(*(np.concatenate([_field(p.foreseen, n) for p in pieces]) for n in _FIELDS))
+    rest = ("event", "met", "known", "episode", "row")
+    return Foresight(seen, *(np.concatenate([getattr(p, n) for p in pieces]) for n in rest))
+
+
+@dataclass(frozen=True, slots=True)
+class _Truth:
+    event: Array
+    met: Array
+    known: Array
+
+
+def _what_came(episode: Episode, rows: Array, horizon: int, event: float, peak: bool) -> _Truth:
+    """Within k rows of each of `rows` [R]: any hazard, V_s to go, and whether both are known."""
+    last = len(episode) - 1
+    ahead = rows[:, None] + np.arange(1, horizon + 1)
+    real = ahead <= last
+    risk = np.where(real, np.asarray(episode.safety, np.float64)[np.minimum(ahead, last)], 0.0)
+    met = np.maximum.accumulate(risk, 1) if peak else np.cumsum(risk, 1)
+    harmful = np.logical_or.accumulate(real & (risk > event), 1)
+    # A hazard seen in a window cut by the recording does not count: quiet ones are not known.
+    return _Truth(harmful, met, real | bool(episode.terminated))
+
+
+def _actions_from(episode: Episode, rows: Array, horizon: int) -> Array:
+    """The actions after each row [R, K, A]; behind the end the last real one is repeated."""
+    index = np.minimum(rows[:, None] + np.arange(horizon), len(episode) - 2)
+    return np.asarray(episode.action, np.float32)[index]
+
+
+def filtered(model: Foreseer, episodes: Sequence[Episode]) -> Iterator[tuple[list[int], Latent]]:
+    """Beliefs of whole episodes, some episodes at a time: their places, and latents [B, T]."""
+    order = sorted(range(len(episodes)), key=lambda n: len(episodes[n]))
+    device = torch.device(getattr(model, "device", "cpu"))
+    start = 0
+    while start < len(order):
+        end = start + 1
+        while end < len(order) and (end + 1 - start) * len(episodes[order[end]]) <= _ROWS:
+            end += 1
+        numbers = order[start:end]
+        with torch.no_grad():
+            yield numbers, model.filter(pad([episodes[n] for n in numbers], device))
+        start = end
+
+
+def pad(episodes: Sequence[Episode], device: torch.device) -> Batch:
+    """Episodes side by side, [B, T]; padding repeats the last row and is not valid."""
+    longest = max(len(episode) for episode in episodes)
+
+    def column(get: Any, dtype: Any = None) -> Tensor:
+        rows = []
+        for episode in episodes:
+            values = np.asarray(get(episode), dtype)
+            index = np.minimum(np.arange(longest), len(episode) - 1)
+            rows.append(values[index])
+        return torch.from_numpy(np.stack(rows)).to(device)
+
+    count = len(episodes)
+    first = torch.zeros(count, longest, dtype=torch.bool, device=device)
+    first[:, 0] = True
+    lengths = torch.tensor([len(episode) for episode in episodes], device=device)
+    place = torch.arange(longest, device=device)
+    ended = torch.tensor([bool(episode.terminated) for episode in episodes], device=device)
+    return Batch(
+        obs={key: column(lambda e, k=key: e.obs[k]) for key in episodes[0].obs},
+        action=column(lambda e: e.action, np.float32),
+        reward=column(lambda e: e.reward, np.float32),
+        safety=column(lambda e: e.safety, np.float32),
+        terminated=(place == lengths[:, None] - 1) & ended[:, None],
+        is_first=first,
+        valid=place < lengths[:, None],
+    )
+
+
+def _numpy(value: Tensor) -> Array:
+    return np.asarray(value.detach().cpu().numpy(), np.float64)

@@ -1,0 +1,269 @@
+"""How strange an observation is to a model, before anything is done about it.
+
+Three signs, each compared with held-out rows, none of which needs the next observation:
+surprise   -log p(o_t | h_t), the mean over sampled z ~ p(z | h_t) of the decoder's likelihood
+jump       how far the sight is from the shortcut's one-row prediction, whitened by its errors
+place      how far the sight is from the sights of the data, whitened (all there is in a first row)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import torch
+
+from bb_wm.data.door import as_obs
+from bb_wm.diagnose.calibration.foresight import pad
+from bb_wm.diagnose.calibration.tail import Tail
+from bb_wm.errors import CheckpointError, ConfigError, DataError, InputTypeError
+from bb_wm.protocols import draw_noise
+from bb_wm.rssm.inputs import as_flat_action
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bb_wm.rssm import WorldModel
+    from bb_wm.types import Episode, Latent
+
+Array = np.ndarray
+_WHOLE = 64  # sights of up to so many numbers are whitened together, longer ones one by one
+_FLOOR = 1e-3  # least standard deviation, in model units: what never changed may not change
+SIGNS = ("surprise", "jump", "place")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Whitening:
+    """x [*batch, S] -> mean over S of the squared whitened x, about 1 for rows like the data's.
+
+    `weights` is [S, S], the inverse root of the covariance, or [S], 1 / standard deviation.
+    """
+
+    centre: Array
+    weights: Array
+
+    @classmethod
+    def fit(cls, rows: Array) -> Self:
+        """From rows [N, S]; the covariance is shrunk to its diagonal by S / (S + N)."""
+        centre, size = rows.mean(0), rows.shape[1]
+        spread = np.maximum(rows.std(0), _FLOOR)
+        if size > _WHOLE:
+            return cls(centre, 1.0 / spread)
+        moved = (rows - centre) / spread
+        share = size / (size + len(rows))
+        joint = (1 - share) * moved.T @ moved / len(rows) + share * np.eye(size)
+        values, vectors = np.linalg.eigh(joint)
+        # A direction in which the data never varied counts like the smallest one that did.
+        root = vectors / np.sqrt(np.maximum(values, _FLOOR**2))
+        return cls(centre, (root / spread[:, None]))
+
+    def __call__(self, rows: Array) -> Array:
+        moved = rows - self.centre
+        white = moved @ self.weights if self.weights.ndim == 2 else moved * self.weights
+        return np.asarray((white**2).mean(-1))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"centre": self.centre.tolist(), "weights": self.weights.tolist()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        centre, weights = (np.asarray(data[name], np.float64) for name in ("centre", "weights"))
+        fits = centre.ndim == 1 and weights.shape in (centre.shape, (len(centre), len(centre)))
+        if not (fits and np.isfinite(centre).all() and np.isfinite(weights).all()):
+            raise ValueError("a whitening is not finite or not square")
+        return cls(centre, weights)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OODScore:
+    """Strangeness of an observation: -log10 of a p-value against held-out rows; larger is worse.
+
+    0 is usual; 2 means that one held-out row in 100 was as strange, and no score exceeds
+    log10(held-out rows + 1). It is what `Evidence.ood` and `Gate.max_ood` hold: `max_ood=2` stops
+    for 1 % of usual rows. `fit` and `score` must be of the same model.
+    """
+
+    place: Whitening
+    jump: Whitening
+    tails: Mapping[str, Tail]  # of each sign, fitted on one half of the episodes
+    first: Tail  # of `place` in first rows
+    later: Tail  # of the signs together in all later rows, fitted on the other half
+    samples: int
+    seed: int
+
+    @classmethod
+    def fit(
+        cls,
+        model: WorldModel,
+        episodes: Sequence[Episode],
+        *,
+        samples: int = 8,
+        seed: int = 0,
+    ) -> Self:
+        """From held-out episodes, at least 4 (the model must not have been trained on them).
+
+        The first half gives the whitenings and the scale of each sign, the second half the final
+        p-values. Raises DataError with fewer episodes or none of two rows.
+        """
+        if samples < 1:
+            raise ConfigError("samples", expected="at least 1", actual=samples)
+        usable = [episode for episode in episodes if len(episode) > 1]
+        if len(usable) < 4:
+            raise DataError("episodes", expected="at least 4 of two rows", actual=len(usable))
+        order = np.random.default_rng(seed).permutation(len(usable))
+        halves = [[usable[n] for n in part] for part in np.array_split(order, 2)]
+        rows = [_Rows.of(model, half, samples, seed) for half in halves]
+        place = Whitening.fit(np.concatenate([rows[0].first, rows[0].later]))
+        jump = Whitening.fit(rows[0].jump)
+        raw = [one.signs(place, jump) for one in rows]
+        tails = {name: Tail.fit(raw[0][name]) for name in SIGNS}
+        together = _together(tails, raw[1])
+        # First rows are few: they are strange only as places go, so all rows are their measure.
+        places = np.concatenate([place(rows[1].first), raw[1]["place"]])
+        return cls(place, jump, tails, Tail.fit(places), Tail.fit(together), samples, seed)
+
+    def score(
+        self, model: WorldModel, obs: Any, previous: Latent | None = None, action: Any = None
+    ) -> Array:
+        """Strangeness [*batch] of `obs`, given what `encode` is given; NaN where not computable.
+
+        `previous` is the belief of the row before and `action` what was done in it; without them
+        the observation is judged by its place alone. The same input gives the same score.
+        """
+        if previous is None:
+            with torch.no_grad():
+                sight = model.encode(obs, previous, action).sight
+            return self.first.strangeness(self.place(_numpy(sight)))
+        return self.later.strangeness(
+            _together(self.tails, self._raw(model, obs, previous, action))
+        )
+
+    def signs(self, model: WorldModel, obs: Any, previous: Latent, action: Any) -> dict[str, Array]:
+        """Strangeness of each sign alone [*batch], to see why an observation is strange."""
+        raw = self._raw(model, obs, previous, action)
+        return {name: self.tails[name].strangeness(raw[name]) for name in SIGNS}
+
+    def _raw(self, model: WorldModel, obs: Any, previous: Latent, action: Any) -> dict[str, Array]:
+        if not previous.sight.shape[-1]:
+            raise InputTypeError(
+                "previous", expected="a belief that has seen its row", actual="an imagined one"
+            )
+        with torch.no_grad():
+            seen = model.encode(obs, previous, action)
+            keyed, shape = as_obs(obs, model.obs_spec, device=model.device)
+            flat = as_flat_action(action, model.action_spec, shape, model.device)
+            return {
+                "surprise": _surprise(model, previous, flat, keyed, self.samples, self.seed),
+                "jump": self.jump(_jump(model, previous, flat, seen.sight)),
+                "place": self.place(_numpy(seen.sight)),
+            }
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return {
+            "place": self.place.to_json(),
+            "jump": self.jump.to_json(),
+            "tails": {name: tail.to_json() for name, tail in self.tails.items()},
+            "first": self.first.to_json(),
+            "later": self.later.to_json(),
+            "samples": self.samples,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_json(cls, data: object) -> Self:
+        """What `to_json` gave; CheckpointError when it is anything else."""
+        try:
+            if not isinstance(data, Mapping) or set(data["tails"]) != set(SIGNS):
+                raise TypeError("not a score as it was written")
+            samples, seed = data["samples"], data["seed"]
+            if type(samples) is not int or type(seed) is not int or samples < 1:
+                raise ValueError("samples and seed are not ints")
+            return cls(
+                Whitening.from_json(data["place"]),
+                Whitening.from_json(data["jump"]),
+                {name: Tail.from_json(data["tails"][name]) for name in SIGNS},
+                Tail.from_json(data["first"]),
+                Tail.from_json(data["later"]),
+                samples,
+                seed,
+            )
+        except (TypeError, ValueError, KeyError) as cause:
+            raise CheckpointError(
+                "OODScore", expected="a score as it was written", actual=cause
+            ) from None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Rows:
+    """Sights of first rows and of later ones, and what the later ones were predicted to be."""
+
+    first: Array
+    later: Array
+    jump: Array
+    surprise: Array
+
+    @classmethod
+    def of(cls, model: WorldModel, episodes: Sequence[Episode], samples: int, seed: int) -> _Rows:
+        parts: list[tuple[Array, ...]] = []
+        for at in range(0, len(episodes), 32):
+            batch = pad(episodes[at : at + 32], model.device)
+            with torch.no_grad():
+                latents = model.filter(batch)
+                real = batch.valid[:, 1:].cpu()
+                before, action = latents[:, :-1][real], batch.action[:, :-1][real]
+                obs = {key: value[:, 1:][real] for key, value in batch.obs.items()}
+                sight = latents.sight[:, 1:][real]
+                parts.append(
+                    (
+                        _numpy(latents.sight[:, 0]),
+                        _numpy(sight),
+                        _jump(model, before, action, sight),
+                        _surprise(model, before, action, obs, samples, seed),
+                    )
+                )
+        return cls(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+    def signs(self, place: Whitening, jump: Whitening) -> dict[str, Array]:
+        return {"surprise": self.surprise, "jump": jump(self.jump), "place": place(self.later)}
+
+
+def _together(tails: Mapping[str, Tail], raw: Mapping[str, Array]) -> Array:
+    """Fisher's sum of -log p over the signs: strange in one or a little strange in all."""
+    return np.asarray(sum(tails[name].strangeness(raw[name]) for name in SIGNS))
+
+
+def _surprise(
+    model: WorldModel,
+    previous: Latent,
+    action: Tensor,
+    obs: Mapping[str, Tensor],
+    samples: int,
+    seed: int,
+) -> Array:
+    """-log mean_i p(o | h, z_i) with z_i ~ p(z | h), [*batch], nats in model units."""
+    shape = previous.batch_shape
+    generator = torch.Generator(action.device).manual_seed(seed)
+    noise = draw_noise((samples, model.noise_size), generator, action.device)
+    wide = action.unsqueeze(-2).expand(*shape, samples, action.shape[-1])
+    noise = noise.expand(*shape, samples, model.noise_size)
+    predicted = model.step(previous.expand(samples), wide, noise)
+    lead = len(shape)
+    many = {
+        key: value.unsqueeze(lead).expand(*shape, samples, *value.shape[lead:])
+        for key, value in obs.items()
+    }
+    likelihood = model.log_likelihood(predicted, many)
+    return -_numpy(likelihood.logsumexp(-1)) + math.log(samples)
+
+
+def _jump(model: WorldModel, previous: Latent, action: Tensor, sight: Tensor) -> Array:
+    """The sight less the shortcut's prediction of it, [*batch, S] in model units."""
+    return _numpy(sight - model.shortcut.step(previous, action).sight)
+
+
+def _numpy(value: Tensor) -> Array:
+    return np.asarray(value.detach().cpu().numpy(), np.float64)
