@@ -7,18 +7,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bb_wm.diagnose.baselines import Forecast, Persistence, Predictor, RidgeARX
+    from bb_wm.diagnose.diagnosis import diagnose
     from bb_wm.diagnose.evaluation import Evaluation, PathScores, RiskScores
     from bb_wm.diagnose.open_loop import OpenLoopModel, evaluate, evaluate_predictors
     from bb_wm.diagnose.page import render_page, write_page
+    from bb_wm.diagnose.report import Measured, Report
+    from bb_wm.diagnose.smells import DETECTORS, Detector, Smell, find_smells
     from bb_wm.diagnose.tables import Table
     from bb_wm.diagnose.traces import Traces, collect_traces
     from bb_wm.diagnose.windows import WindowPlan, Windows, cut_windows, plan_windows
 
 _HOMES = {
     "baselines": ("Forecast", "Persistence", "Predictor", "RidgeARX"),
+    "diagnosis": ("diagnose",),
     "evaluation": ("Evaluation", "PathScores", "RiskScores"),
     "open_loop": ("OpenLoopModel", "evaluate", "evaluate_predictors"),
     "page": ("render_page", "write_page"),
+    "report": ("Measured", "Report"),
+    "smells": ("DETECTORS", "Detector", "Smell", "find_smells"),
     "tables": ("Table",),
     "traces": ("Traces", "collect_traces"),
     "windows": ("WindowPlan", "Windows", "cut_windows", "plan_windows"),
@@ -33,22 +39,29 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "DETECTORS",
+    "Detector",
     "Evaluation",
     "Forecast",
+    "Measured",
     "OpenLoopModel",
     "PathScores",
     "Persistence",
     "Predictor",
+    "Report",
     "RidgeARX",
     "RiskScores",
+    "Smell",
     "Table",
     "Traces",
     "WindowPlan",
     "Windows",
     "collect_traces",
     "cut_windows",
+    "diagnose",
     "evaluate",
     "evaluate_predictors",
+    "find_smells",
     "plan_windows",
     "render_page",
     "write_page",
