@@ -8,7 +8,9 @@ bettor against them is a martingale that begins at 1, and by Ville's inequality 
 
 from __future__ import annotations
 
+import hashlib
 import math
+from bisect import bisect_left
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -37,12 +39,12 @@ class DriftMonitor:
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 1 << 63:
             raise ConfigError("seed", expected="an int >= 0", actual=repr(seed))
         self.seed = seed
-        self._edges = np.asarray(edges, np.float64)
-        self._start = np.asarray(counts, np.int64)
-        sound = self._edges.ndim == 1 and self._start.shape == (len(self._edges) + 1,)
-        sound = sound and bool(np.isfinite(self._edges).all() and (np.diff(self._edges) > 0).all())
-        if not (sound and (self._start >= 0).all()):
+        cuts, start = np.asarray(edges, np.float64), np.asarray(counts, np.int64)
+        sound = cuts.ndim == 1 and start.shape == (len(cuts) + 1,) and bool((start >= 0).all())
+        if not (sound and np.isfinite(cuts).all() and (np.diff(cuts) > 0).all()):
             raise DataError("DriftMonitor", expected="rising edges, counts >= 0", actual="others")
+        self._edges: list[float] = cuts.tolist()
+        self._start: list[int] = start.tolist()
         self._epoch = 0
         self._begin()
 
@@ -74,8 +76,8 @@ class DriftMonitor:
         return cls(edges, np.bincount(places, minlength=len(edges) + 1), alpha=alpha, seed=seed)
 
     def _begin(self) -> None:
-        self._counts = self._start.copy()
-        self._running = np.full(len(_POWERS), -np.inf)  # log wealth of bettors who have begun
+        self._counts = list(self._start)
+        self._running = [-math.inf] * len(_POWERS)  # log wealth of the bettors who have begun
         self._steps = 0
         self.alarmed = False
         self.p_value = math.nan
@@ -83,19 +85,20 @@ class DriftMonitor:
     def update(self, score: float) -> bool:
         """One more score; True when the alarm stands. NaN is the largest score there can be."""
         value = math.inf if math.isnan(score) else float(score)
-        place = int(np.searchsorted(self._edges, value, side="left"))
+        place = bisect_left(self._edges, value)
         self._counts[place] += 1
         self._steps += 1
-        above, ties = int(self._counts[place + 1 :].sum()), int(self._counts[place])
-        self.p_value = (above + self._chance() * ties) / int(self._counts.sum())
-        self._bet(max(self.p_value, 1e-12))
+        above, ties = sum(self._counts[place + 1 :]), self._counts[place]
+        self.p_value = (above + self._chance() * ties) / (above + sum(self._counts[: place + 1]))
+        self._bet(self.p_value)
         self.alarmed = self.alarmed or self.log_wealth >= -math.log(self.alpha)
         return self.alarmed
 
     def _chance(self) -> float:
         """Uniform in (0, 1], a function of seed, epoch and step: a saved monitor goes on alike."""
-        key = [self.seed, self._epoch, self._steps]
-        return 1.0 - float(np.random.default_rng(key).random())
+        key = f"{self.seed}/{self._epoch}/{self._steps}".encode()
+        drawn = int.from_bytes(hashlib.blake2b(key, digest_size=7).digest(), "big") >> 3
+        return (drawn + 1) / (1 << 53)
 
     def _bet(self, p: float) -> None:
         """Every step a share 1 / (t (t + 1)) of the wealth begins to bet, on all powers alike.
@@ -104,15 +107,19 @@ class DriftMonitor:
         """
         t = self._steps
         fresh = -math.log(t) - math.log(t + 1) - math.log(len(_POWERS))
-        power = np.asarray(_POWERS)
-        gain = np.log(power) + (power - 1.0) * math.log(p)
-        self._running = np.logaddexp(self._running, fresh) + gain
+        chance = math.log(p)
+        self._running = [
+            _log_sum(running, fresh) + math.log(power) + (power - 1.0) * chance
+            for power, running in zip(_POWERS, self._running, strict=True)
+        ]
 
     @property
     def log_wealth(self) -> float:
         """log of the bettor's wealth, 0 at the start; alarm at log(1 / alpha)."""
-        waiting = -math.log(self._steps + 1)
-        return float(np.logaddexp.reduce(np.append(self._running, waiting)))
+        total = -math.log(self._steps + 1)  # of those who have not begun
+        for running in self._running:
+            total = _log_sum(total, running)
+        return total
 
     @property
     def steps(self) -> int:
@@ -134,11 +141,11 @@ class DriftMonitor:
             "alpha": self.alpha,
             "seed": self.seed,
             "epoch": self._epoch,
-            "edges": self._edges.tolist(),
-            "start": self._start.tolist(),
-            "counts": self._counts.tolist(),
+            "edges": self._edges,
+            "start": self._start,
+            "counts": self._counts,
             "steps": self._steps,
-            "running": [x if math.isfinite(x) else None for x in self._running.tolist()],
+            "running": [x if math.isfinite(x) else None for x in self._running],
             "alarmed": self.alarmed,
         }
 
@@ -149,20 +156,26 @@ class DriftMonitor:
             if not isinstance(data, Mapping):
                 raise TypeError("not a mapping")
             monitor = cls(data["edges"], data["start"], alpha=data["alpha"], seed=data["seed"])
-            counts = np.asarray(data["counts"])
+            counts = list(data["counts"])
             running = [-math.inf if x is None else float(x) for x in data["running"]]
             whole = [data["epoch"], data["steps"], *data["start"], *data["counts"]]
-            sound = counts.shape == monitor._start.shape and len(running) == len(_POWERS)
+            sound = len(counts) == len(monitor._start) and len(running) == len(_POWERS)
             sound = sound and all(type(n) is int and n >= 0 for n in whole)
-            sound = sound and bool((counts >= monitor._start).all())
-            sound = sound and int((counts - monitor._start).sum()) == data["steps"]
+            sound = sound and all(n >= m for n, m in zip(counts, monitor._start, strict=True))
+            sound = sound and sum(counts) - sum(monitor._start) == data["steps"]
             if not (sound and type(data["alarmed"]) is bool and not any(map(math.isnan, running))):
                 raise ValueError("its numbers contradict each other")
             monitor._epoch, monitor._steps = data["epoch"], data["steps"]
-            monitor._counts, monitor._running = counts.astype(np.int64), np.asarray(running)
+            monitor._counts, monitor._running = counts, running
             monitor.alarmed = data["alarmed"]
             return monitor
         except (TypeError, ValueError, KeyError) as cause:
             raise CheckpointError(
                 "DriftMonitor", expected="a monitor as it was written", actual=cause
             ) from None
+
+
+def _log_sum(a: float, b: float) -> float:
+    """log(e^a + e^b)."""
+    high, low = max(a, b), min(a, b)
+    return high if low == -math.inf else high + math.log1p(math.exp(low - high))
