@@ -2,7 +2,7 @@
 
     python benchmarks/planning.py oracle            # CartPole-v1 and Pendulum-v1, known equations
     python benchmarks/planning.py hazard            # a point mass among hazards of known cost
-    python benchmarks/planning.py learned CartPole-v1 RUN/model    # a saved WorldModel
+    python benchmarks/planning.py learned CartPole-v1    # a model learnt from few rows
     python benchmarks/planning.py speed     # one plan of 256 candidates x 10 rows x 4 rounds
 
 The playing is bb_wm.decide.control.play: any Dynamics, any encode(obs, previous, action) -> Latent.
@@ -21,10 +21,14 @@ import gymnasium
 import numpy as np
 import torch
 
-from bb_wm.decide.control import Played, play
+from bb_wm.config import WorldModelConfig
+from bb_wm.decide.control import PlanningPolicy, Played, play
 from bb_wm.decide.planners import CEM, MPPI, Planner, RandomShooting
 from bb_wm.imagine.risk import CVaR
 from bb_wm.imagine.utility import Limit, Utility
+from bb_wm.learn import ProgressDisplay, Run, Trainer, TrainSettings, WorldSource
+from bb_wm.learn.run import is_run
+from bb_wm.rssm import WorldModel
 from bb_wm.testing.classic_control import CartPoleOracle, PendulumOracle
 from bb_wm.testing.point_hazard import PointHazardEnv, PointHazardOracle
 from bb_wm.types import ActionSpec
@@ -94,26 +98,69 @@ def hazard(episodes: int, seeds: int) -> list[dict[str, Any]]:
     return rows
 
 
-def learned(world: str, path: str, episodes: int, seeds: int) -> list[dict[str, Any]]:
-    """The same planners through a saved WorldModel, on the world it was trained on."""
-    from bb_wm.rssm import WorldModel
+LEARNED: dict[str, dict[str, Any]] = {
+    # Rows in all; random actions first, then the planner's own, an update for each two rows.
+    "CartPole-v1": {"rows": 10_000, "first_rows": 6_000, "interleave": 500, "update_ratio": 0.5},
+    "Pendulum-v1": {"rows": 5_000, "first_rows": 5_000},
+}
+UPDATES = 2_000
+CHOSEN = {"CartPole-v1": "MPPI", "Pendulum-v1": "CEM"}
 
-    model = WorldModel.load(path)
+
+def learned(world: str, folder: Path, episodes: int, seeds: list[int]) -> list[dict[str, Any]]:
+    """A model learnt from few rows, then planned with; the known equations beside it."""
+    oracles = {"CartPole-v1": CartPoleOracle(), "Pendulum-v1": PendulumOracle()}
     rows: list[dict[str, Any]] = []
-    for name, planner in PLANNERS[world].items():
-        scores = [
-            play(make(world, episodes), model, model.encode, planner, Utility(), seed=seed)
-            for seed in range(seeds)
-        ]
-        rows.append(_row(world, f"{name} (learned)", scores) | {"bar": BARS[world]})
-        print_rows(rows[-1:], header=len(rows) == 1)
+    for seed in seeds:
+        began = time.perf_counter()
+        model = learn(world, folder / f"{world}-s{seed}", seed)
+        minutes = (time.perf_counter() - began) / 60
+        oracle = oracles[world]
+        arms = {"learned": (model, model.encode), "known equations": (oracle, oracle.encode)}
+        for name, (dynamics, encode) in arms.items():
+            played = play(
+                make(world, episodes),
+                dynamics,
+                encode,
+                PLANNERS[world][CHOSEN[world]],
+                Utility(),
+                seed=1000 + seed,
+            )
+            row = _row(world, f"{name}, seed {seed}", [played]) | {"bar": BARS[world]}
+            row |= {"minutes": minutes if name == "learned" else 0.0, "seed": seed, "name": name}
+            rows.append(row)
+            print_rows(rows[-1:], header=len(rows) == 1)
     return rows
+
+
+def learn(world: str, folder: Path, seed: int) -> WorldModel:
+    """The default model after UPDATES updates; a run folder there is gone on with."""
+    env = gymnasium.make(world)
+    spec = ActionSpec.of(env.action_space)
+    model = WorldModel(env.observation_space, env.action_space, WorldModelConfig(seed=seed))
+    policy = PlanningPolicy(
+        model,
+        model.encode,
+        PLANNERS[world][CHOSEN[world]],
+        spec,
+        explore=0.1,
+        ready=lambda: model.updates > 0,
+    )
+    settings = TrainSettings(seed=seed, updates=UPDATES, heldout_rows=0, **LEARNED[world])
+    described = model.describe()
+    run = (
+        Run.open(folder)
+        if is_run(folder)
+        else Run.create(folder, world={"name": world}, config=described, settings=settings)
+    )
+    source = WorldSource(env, seed=seed, policy=policy)
+    trainer = Trainer(run, model, source, settings, callbacks=[ProgressDisplay()])
+    trainer.train()
+    return model
 
 
 def speed() -> list[dict[str, Any]]:
     """Milliseconds of one plan, 256 candidates x 10 rows x 4 rounds, with the default model."""
-    from bb_wm.rssm import WorldModel
-
     model = WorldModel(obs_shape=(24,), action_dim=6)
     latent = model.encode(np.zeros((1, 24), np.float32))
     planner = CEM(horizon=10, candidates=256, rounds=4, samples=0)
@@ -143,7 +190,7 @@ def _row(world: str, arm: str, scores: list[Played]) -> dict[str, Any]:
 
 def print_rows(rows: list[dict[str, Any]], *, header: bool) -> None:
     """A table that grows line by line."""
-    extra = [key for key in ("bar", "return_ratio", "risk_ratio") if key in rows[0]]
+    extra = [key for key in ("bar", "minutes", "return_ratio", "risk_ratio") if key in rows[0]]
     columns = ["world", "arm", "return", "worst_seed", "risk", "ms_per_plan", *extra]
     if header:
         print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
@@ -156,7 +203,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("what", choices=["oracle", "hazard", "learned", "speed"])
     parser.add_argument("world", nargs="?", default="CartPole-v1", help="for learned")
-    parser.add_argument("path", nargs="?", help="of a saved model, for learned")
+    parser.add_argument("--only", type=int, nargs="+", help="seeds, for learned")
+    parser.add_argument("--runs", type=Path, default=Path("runs/planning"), help="run folders")
     parser.add_argument("--episodes", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--json", type=Path, help="write the rows here too")
@@ -168,9 +216,8 @@ def main() -> None:
     elif options.what == "speed":
         rows = speed()
     else:
-        if options.path is None:
-            parser.error("learned needs the path of a saved model")
-        rows = learned(options.world, options.path, options.episodes, options.seeds)
+        seeds = options.only or list(range(options.seeds))
+        rows = learned(options.world, options.runs, options.episodes, seeds)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1))
 

@@ -25,7 +25,7 @@ from bb_wm.testing import tooldesk_exact as exact
 from bb_wm.testing.tooldesk_score import Score, score
 from bb_wm.worlds import tooldesk
 from bb_wm.worlds.tooldesk import CALLS, Desks
-from benchmarks.tooldesk_play import NAMES, LearnedPlay, forced_pairs
+from benchmarks.tooldesk_play import WORTHS, LearnedPlay, forced_pairs
 
 # --- learning -------------------------------------------------------------------------------------
 
@@ -169,7 +169,7 @@ def main() -> int:
     parser.add_argument("--updates", type=int, default=10**9, help="at most so many")
     parser.add_argument("--batch", type=int, default=128, help="episodes per update")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--depth", type=int, default=2, choices=NAMES, help="calls looked ahead")
+    parser.add_argument("--depth", type=int, default=2, choices=WORTHS, help="calls looked ahead")
     parser.add_argument("--samples", type=int, default=128, help="imagined z per state and tool")
     parser.add_argument("--inner", type=int, default=32, help="the same, further ahead")
     parser.add_argument("--latent", choices=("default", "categorical"), default="default")

@@ -76,6 +76,9 @@ class ExactDesk:
         commit = (latent.h[..., 5].long() - 3).clamp(0, 3)[..., None]
         return 1 - self._weights(latent).softmax(-1).gather(-1, commit)[..., 0]
 
+    def predict_continue(self, latent: Latent) -> Tensor:
+        return (latent.h[..., 5] < 3).to(latent.h.dtype)
+
     def condition(
         self, latent: Latent, obs: Mapping[str, Tensor], noise: Tensor | None = None
     ) -> Latent:

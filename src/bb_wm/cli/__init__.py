@@ -20,6 +20,8 @@ COMMANDS: Final = {
     "evaluate": "judge a run on its held-out episodes: the table and the page",
     "rollout": "draw what a run's model imagines beside what really happened",
     "check": "say whether data can be learnt from: shapes, ends, risk, alignment",
+    "gate": "play a run's world behind a gate that may ask first; what does asking earn?",
+    "mcp": "stand between an agent and an MCP server: record its calls, judge them, hold some",
     "ledger": "show what a gate decided, and whether its estimates came true",
 }
 

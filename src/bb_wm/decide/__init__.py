@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bb_wm.decide.asker import Asker as Asker
     from bb_wm.decide.control import Played as Played
     from bb_wm.decide.control import play as play
     from bb_wm.decide.evidence import AskEvidence as AskEvidence
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
     from bb_wm.decide.evidence import stage as stage
     from bb_wm.decide.evsi import EVSI as EVSI
     from bb_wm.decide.evsi import Ask as Ask
+    from bb_wm.decide.evsi import AskTree as AskTree
     from bb_wm.decide.evsi import EVSIResult as EVSIResult
     from bb_wm.decide.evsi import JointSamples as JointSamples
+    from bb_wm.decide.evsi import ListedAsk as ListedAsk
     from bb_wm.decide.evsi import Lookahead as Lookahead
     from bb_wm.decide.evsi import Ranking as Ranking
     from bb_wm.decide.evsi import lookahead as lookahead
@@ -43,13 +46,16 @@ if TYPE_CHECKING:
     from bb_wm.decide.pomdp import belief_value as belief_value
 
 _HOMES = {
+    "bb_wm.decide.asker": ("Asker",),
     "bb_wm.decide.control": ("Played", "play"),
     "bb_wm.decide.evidence": ("AskEvidence", "CandidateEvidence", "Evidence", "Fault", "stage"),
     "bb_wm.decide.evsi": (
         "Ask",
+        "AskTree",
         "EVSI",
         "EVSIResult",
         "JointSamples",
+        "ListedAsk",
         "Lookahead",
         "Ranking",
         "lookahead",

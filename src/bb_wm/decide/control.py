@@ -1,4 +1,4 @@
-"""Model predictive control: whole episodes played by planning anew at every row."""
+"""Model predictive control: planning anew at every row, to play episodes or to collect them."""
 
 from __future__ import annotations
 
@@ -20,6 +20,68 @@ if TYPE_CHECKING:
     from bb_wm.protocols import Dynamics
 
 Encode = Callable[..., Latent]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PlanningPolicy:
+    """A planner as the policy of `bb_wm.data.collect`: every episode keeps its own belief.
+
+    encode      (obs, previous, action) -> Latent, such as `WorldModel.encode`
+    explore     share of the rows where a uniformly random action is done instead
+    ready       asked as an episode begins; False makes all its actions random, so that collecting
+                can begin before the model knows anything
+
+    Where a plan is not valid or abstains, a random action is done: this is for collecting in a
+    simulator, not for an actuator (`Gate` is).
+    """
+
+    model: Dynamics
+    encode: Encode
+    planner: Planner
+    action_spec: ActionSpec
+    utility: Utility | None = None
+    explore: float = 0.0
+    ready: Callable[[], bool] = lambda: True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.explore <= 1:
+            raise ConfigError("PlanningPolicy.explore", expected="in [0, 1]", actual=self.explore)
+
+    def begin(self, generator: np.random.Generator) -> Callable[[Any], Any]:
+        """obs -> action for the rows of one episode, in order."""
+        return _Actor(self, generator, self.ready())
+
+
+class _Actor:
+    """One episode of a PlanningPolicy."""
+
+    def __init__(self, policy: PlanningPolicy, generator: np.random.Generator, plans: bool) -> None:
+        self.policy, self.generator, self.plans = policy, generator, plans
+        self.luck = torch.Generator().manual_seed(int(generator.integers(2**62)))
+        self.plan: Plan | None = None
+        self.latent: Latent | None = None
+        self.action: torch.Tensor | None = None
+
+    def __call__(self, obs: Any) -> Any:
+        policy = self.policy
+        spec = policy.action_spec
+        flat = torch.as_tensor(spec.sample(self.generator, 1)[0])
+        if not self.plans:
+            return spec.unflatten(flat.numpy())
+        self.latent = policy.encode(stack_obs([obs]), self.latent, self.action)
+        self.plan = policy.planner.plan(
+            policy.model,
+            self.latent,
+            action_spec=spec,
+            utility=policy.utility,
+            generator=self.luck,
+            previous=self.plan,
+        )
+        doable = bool(self.plan.valid[0] & ~self.plan.abstain[0])
+        if doable and self.generator.random() >= policy.explore:
+            flat = self.plan.action[0]
+        self.action = flat[None]
+        return spec.unflatten(flat.cpu().numpy())
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +117,7 @@ def play(
     planner = replace(planner, starts_at_once=None)
     count = len(envs)
     generators = [torch.Generator().manual_seed(seed * 1000 + i) for i in range(count)]
-    latent = encode(_stack([env.reset(seed=seed * 1000 + i)[0] for i, env in enumerate(envs)]))
+    latent = encode(stack_obs([env.reset(seed=seed * 1000 + i)[0] for i, env in enumerate(envs)]))
     returns, risks, rows = np.zeros(count), np.zeros(count), np.zeros(count, np.int64)
     live = list(range(count))  # the episode of each row of `latent` and `plan`
     plan: Plan | None = None
@@ -88,14 +150,14 @@ def play(
         if live:
             index = torch.tensor(stay)
             plan = plan[index]
-            latent = encode(_stack(seen), latent[index], plan.action)
+            latent = encode(stack_obs(seen), latent[index], plan.action)
     return Played(
         tuple(returns.tolist()), tuple(risks.tolist()), tuple(rows.tolist()), spent / plans
     )
 
 
-def _stack(seen: list[Any]) -> Any:
+def stack_obs(seen: list[Any]) -> Any:
     """Observations of several environments as one, key by key for dicts."""
     if isinstance(seen[0], dict):
-        return {key: _stack([one[key] for one in seen]) for key in seen[0]}
+        return {key: stack_obs([one[key] for one in seen]) for key in seen[0]}
     return np.stack([np.asarray(one) for one in seen])

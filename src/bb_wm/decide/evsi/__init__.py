@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from bb_wm.decide.evsi.result import Ranking as Ranking
     from bb_wm.decide.evsi.result import opportunity_loss as opportunity_loss
     from bb_wm.decide.evsi.samples import JointSamples as JointSamples
+    from bb_wm.decide.evsi.tree import Asked as Asked
+    from bb_wm.decide.evsi.tree import AskTree as AskTree
+    from bb_wm.decide.evsi.tree import ListedAsk as ListedAsk
 
 _HOMES = {
     "ask": ("Ask",),
@@ -36,6 +39,7 @@ _HOMES = {
     "adaptive": ("Lookahead", "lookahead"),
     "result": ("EVSIResult", "Ranking", "opportunity_loss"),
     "samples": ("JointSamples",),
+    "tree": ("AskTree", "Asked", "ListedAsk"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
