@@ -1,0 +1,186 @@
+"""`bb-wm mcp`: the guard in front of an MCP server, as an MCP server over stdio."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+
+import tyro
+
+from bb_wm.cli import runs
+from bb_wm.cli.shell import RunConflictError
+from bb_wm.cli.words import parse_words
+from bb_wm.errors import BBWMError, ConfigError
+
+if TYPE_CHECKING:
+    from bb_wm.decide import Ledger
+    from bb_wm.decide.evidence import Fault
+    from bb_wm.serve import Guard, Judge, LookUp
+    from bb_wm.serve.harm import Harm
+
+EXAMPLES: Final = """
+Write this command where your agent's settings name the server's own command. The agent sees the
+same tools. stdout belongs to the protocol; what bb-wm has to say goes to stderr.
+
+  record    every call is made and recorded; then: bb-wm train OUT
+  shadow    as record, and the run's gate decides beside every call; then: bb-wm ledger LEDGER
+  enforce   only what the gate allows is made; the agent reads why a call was held
+
+Examples
+  bb-wm mcp --server "mcp-server-git --repository /src/app" --mode record --out rec/git
+  bb-wm train rec/git --run runs/git
+  bb-wm mcp --server "mcp-server-git --repository /src/app" --mode shadow --run runs/git
+  bb-wm mcp --server "mcp-server-git --repository /src/app" --mode enforce --run runs/git --person
+
+The gate is advisory: not a safety function in the sense of ISO 13849 / IEC 61508; it needs an
+independent stop.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """Stand between an agent and an MCP server: record its calls, judge them, hold some."""
+
+    server: str
+    """The server's command line (no shell is used), or its http(s) URL."""
+    mode: Literal["record", "shadow", "enforce"] = "record"
+    """What is done with decisions; see above."""
+    run: str = ""
+    """The run folder that `bb-wm train` made of recorded calls; shadow and enforce need it."""
+    out: Annotated[str, tyro.conf.arg(help_behavior_hint="(default: recordings/tools)")] = ""
+    """The folder that calls are recorded in; several proxies may share it."""
+    ledger: Annotated[str, tyro.conf.arg(help_behavior_hint="(default: in the run folder)")] = ""
+    """The SQLite file that decisions go to."""
+    limit: float = 0.2
+    """Largest risk bound of a call that is allowed: V_s of the row it leads to."""
+    coverage: float = 0.95
+    """Share of held-out calls whose true risk the bound must cover."""
+    deadline: float = 1.0
+    """Seconds a decision may take; later the call is held."""
+    person: bool = False
+    """Ask a person, through the agent's client, where that is worth it."""
+    look_up: tuple[str, ...] = ()
+    """Harmless tools that may be called first for what they reveal, each NAME or NAME={JSON}."""
+    harm: str = ""
+    """MODULE:FUNCTION of yours that measures a call's harm: call -> (answer -> V_s)."""
+    era: Literal["mirror", "auto", "legacy"] = "mirror"
+    """Protocol spoken to the server; legacy for servers built on mcp<2."""
+    name: str = ""
+    """Tells tools of one name on several servers apart; the same from record to enforce."""
+
+
+def parse(words: Sequence[str]) -> Arguments:
+    """The flags of `bb-wm mcp`."""
+    return parse_words(Arguments, words, command="bb-wm mcp", examples=EXAMPLES)
+
+
+def run(arguments: Arguments) -> int:
+    """Serve until the agent hangs up."""
+    from bb_wm.serve.mcp_proxy import guarded_proxy
+
+    runs.use_threads(1)  # one call at a time; more threads cost more than they bring
+    guard = make_guard(arguments)
+    proxy = guarded_proxy(
+        guard, arguments.server, era=arguments.era, says=_say, name=arguments.name
+    )
+    _say(f"{arguments.mode}: {_where(arguments)}")
+    try:
+        proxy.run(transport="stdio", show_banner=False)
+    finally:
+        guard.close()
+        if guard.problems:
+            _say(f"{len(guard.problems)} problems of bb-wm's own, the last: {guard.problems[-1]}")
+    return 0
+
+
+def make_guard(arguments: Arguments) -> Guard:
+    """The guard of these arguments. Raises before the first call: ConfigError, VersionError, and in
+    enforce CheckpointError; shadow goes on without a model that cannot be read, and says so."""
+    from bb_wm.decide import Gate
+    from bb_wm.serve import Guard, GuardSettings, Recording
+
+    if arguments.mode != "record" and not arguments.run:
+        raise ConfigError("--run", expected=f"a run folder for {arguments.mode}", actual="none")
+    settings = GuardSettings(
+        gate=Gate(limit=arguments.limit, max_age=3600.0, min_gain=-1.0),
+        deadline=arguments.deadline,
+        look_ups=tuple(_look_up(word, arguments.name) for word in arguments.look_up),
+        person=0.05 if arguments.person else None,
+    )
+    return Guard(
+        arguments.mode,
+        recording=Recording(arguments.out or "recordings/tools"),
+        judge=None if arguments.mode == "record" else _judge(arguments),
+        ledger=None if arguments.mode == "record" else _ledger(arguments),
+        settings=settings,
+        harm=_harm(arguments.harm) if arguments.harm else None,
+        report=_say,
+    )
+
+
+def _judge(arguments: Arguments) -> Judge | Fault:
+    from bb_wm.decide.evidence import Fault
+    from bb_wm.serve import Judge
+
+    try:
+        judge = Judge.load(runs.open_run(arguments.run).folder, coverage=arguments.coverage)
+    except (BBWMError, OSError) as error:
+        if arguments.mode == "enforce" or isinstance(error, RunConflictError):
+            raise
+        _say(f"no decisions, calls go on: {error}")
+        return Fault.of(error, "model")
+    _say(judge.summary())
+    return judge
+
+
+def _ledger(arguments: Arguments) -> Ledger:
+    from bb_wm.decide import Ledger
+    from bb_wm.serve.guard import ledger_path
+
+    return Ledger(arguments.ledger or ledger_path(arguments.run))
+
+
+def _look_up(word: str, server: str) -> LookUp:
+    from bb_wm.serve import LookUp, ToolCall
+
+    name, _, text = word.partition("=")
+    try:
+        arguments = json.loads(text) if text else {}
+    except ValueError as error:
+        raise ConfigError("--look-up", expected="NAME or NAME={JSON}", actual=word) from error
+    if not name or not isinstance(arguments, dict):
+        raise ConfigError("--look-up", expected="NAME or NAME={JSON}", actual=word)
+    return LookUp(ToolCall(name, arguments, server=server))
+
+
+def _harm(word: str) -> Harm:
+    """The function that the person at the keyboard names; nothing else names modules."""
+    from importlib import import_module
+
+    module, _, name = word.partition(":")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        found: Any = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            "--harm", expected="MODULE:FUNCTION", actual=f"{word}: {error}"
+        ) from error
+    if not callable(found):
+        raise ConfigError("--harm", expected="a function", actual=word)
+    harm: Harm = found
+    return harm
+
+
+def _where(arguments: Arguments) -> str:
+    out = arguments.out or "recordings/tools"
+    return f"calls go to {out}" + (f", judged by {arguments.run}" if arguments.run else "")
+
+
+def _say(line: str) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        print(f"bb-wm mcp: {line}", file=sys.stderr, flush=True)

@@ -1,0 +1,57 @@
+"""The gate where agents can reach it: tool calls recorded, judged, held.
+
+`Guard` is the life cycle (record, shadow, enforce); `bb-wm mcp` puts it in front of any MCP server,
+`bb_wm.serve.langchain_guard` and `bb_wm.serve.pydantic_ai_guard` into an agent. Names load on first
+use, and the frameworks only with their adapters.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bb_wm.serve.bounds import Margin as Margin
+    from bb_wm.serve.calls import Answer as Answer
+    from bb_wm.serve.calls import Hints as Hints
+    from bb_wm.serve.calls import ToolCall as ToolCall
+    from bb_wm.serve.drive import drive as drive
+    from bb_wm.serve.featurise import Featuriser as Featuriser
+    from bb_wm.serve.guard import Guard as Guard
+    from bb_wm.serve.guard import GuardSettings as GuardSettings
+    from bb_wm.serve.guard import Mode as Mode
+    from bb_wm.serve.harm import Undone as Undone
+    from bb_wm.serve.judge import Judge as Judge
+    from bb_wm.serve.judge import LookUp as LookUp
+    from bb_wm.serve.judge import Prior as Prior
+    from bb_wm.serve.recording import Recording as Recording
+    from bb_wm.serve.steps import Reply as Reply
+
+_HOMES = {
+    "bounds": ("Margin",),
+    "calls": ("Answer", "Hints", "ToolCall"),
+    "drive": ("drive",),
+    "featurise": ("Featuriser",),
+    "guard": ("Guard", "GuardSettings", "Mode"),
+    "harm": ("Undone",),
+    "judge": ("Judge", "LookUp", "Prior"),
+    "recording": ("Recording",),
+    "steps": ("Reply",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = list(_HOME_OF)
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its home on first use (PEP 562)."""
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module 'bb_wm.serve' has no attribute {name!r}")
+    value = getattr(import_module(f"bb_wm.serve.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,368 @@
+"""The judge: what a run's model says of a call, as evidence for a gate.
+
+Everything comes from the run folder: the model, which tools, shapes and texts were recorded, how
+often, and the margin of its risk on held-out conversations.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from bb_wm.decide import AskEvidence, CandidateEvidence, Evidence
+from bb_wm.decide.evidence import stage
+from bb_wm.errors import ConfigError, DataError
+from bb_wm.serve.bounds import Margin, fewest
+from bb_wm.serve.calls import Hints, ToolCall
+from bb_wm.serve.featurise import (
+    CODE,
+    SHAPE_AT,
+    TOOL,
+    Featuriser,
+    Known,
+    answer_places,
+    call_places,
+    tool_code,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bb_wm.rssm import WorldModel
+    from bb_wm.serve.conversation import Obs
+    from bb_wm.types import Episode, Latent
+
+PERSON: Final = "a person"
+_ENOUGH: Final = 2_000  # held-out calls that a margin is made from
+_SAMPLES: Final = 32  # imagined outcomes per call, under one fixed noise
+
+
+@dataclass(frozen=True, slots=True)
+class LookUp:
+    """A cheap, harmless call that may be made first for what it reveals; `cost` in utility."""
+
+    call: ToolCall
+    cost: float = 0.01
+
+    @property
+    def name(self) -> str:
+        return self.call.shown
+
+
+@dataclass(frozen=True, slots=True)
+class Prior:
+    """What a hint adds before there is experience: weight * risk / (recorded + weight).
+
+    risk      V_s presumed of a call that may destroy, by its hints
+    weight    recorded calls of the tool after which the presumption has halved
+    A tool or a shape of arguments that was never recorded has no bound at all.
+    """
+
+    risk: float = 1.0
+    weight: float = 5.0
+
+    def of(self, hints: Hints, recorded: int) -> float:
+        """The least risk bound of a call; 0 where the hints declare it harmless."""
+        if not hints.may_destroy:
+            return 0.0
+        return self.risk * self.weight / (recorded + self.weight)
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """A trained model of tool calls, with what it needs to be believed.
+
+    recorded   calls per tool code in the rows learnt from
+    shapes     codes of argument shapes there
+    known      texts that have a code
+    harmful    codes of tools that did harm there
+    margins    of tools that did no harm, and of those that did
+    """
+
+    model: WorldModel
+    featuriser: Featuriser
+    recorded: Counter[bytes]
+    shapes: frozenset[bytes]
+    known: Known
+    harmful: frozenset[bytes]
+    margins: tuple[Margin, Margin]
+    name: str = ""
+    prior: Prior = field(default_factory=Prior)
+
+    @classmethod
+    def load(
+        cls,
+        run: str | Path,
+        featuriser: Featuriser | None = None,
+        *,
+        coverage: float = 0.95,
+        prior: Prior | None = None,
+    ) -> Judge:
+        """From a run folder of `bb-wm train`. Raises ConfigError, CheckpointError, VersionError,
+        DataError: what is damaged or made for other calls is not used."""
+        from bb_wm.data import EpisodeStore
+        from bb_wm.learn.run import Run
+
+        opened = Run.open(run)
+        made = featuriser or Featuriser()
+        model = opened.load_model()
+        made.check_same(model.obs_spec, model.action_spec)
+
+        def rows(folder: Path) -> list[Episode]:
+            if not (folder / "store.json").exists():
+                return []
+            with EpisodeStore(folder, model.obs_spec, model.action_spec, mode="r") as store:
+                return list(store)
+
+        train, heldout = rows(opened.episodes), rows(opened.heldout)
+        return cls.of(model, made, train, heldout, coverage=coverage, prior=prior, name=opened.name)
+
+    @classmethod
+    def of(
+        cls,
+        model: WorldModel,
+        featuriser: Featuriser,
+        train: Sequence[Episode],
+        heldout: Sequence[Episode],
+        *,
+        coverage: float = 0.95,
+        prior: Prior | None = None,
+        name: str = "",
+    ) -> Judge:
+        """From a model, the conversations it learnt from and others held out."""
+        if not 0.5 <= coverage < 1:
+            raise ConfigError("coverage", expected="within [0.5, 1)", actual=coverage)
+        if not train:
+            raise DataError("run", expected="recorded conversations", actual="none")
+        recorded, shapes, texts, harmful = _experience(train)
+        judge = cls(
+            model,
+            featuriser,
+            recorded,
+            frozenset(shapes),
+            Known(frozenset(texts), grow=False),
+            frozenset(harmful),
+            (Margin.of([], coverage), Margin.of([], coverage)),
+            name,
+            prior or Prior(),
+        )
+        errors = judge._errors(heldout)
+        margins = Margin.of(errors[False], coverage), Margin.of(errors[True], coverage)
+        return replace(judge, margins=margins)
+
+    # --- belief --------------------------------------------------------------------------------
+
+    def begin(self, obs: Obs) -> Latent:
+        """The belief at the start of a conversation."""
+        import torch
+
+        with torch.no_grad():
+            return self.model.encode(_batched(obs))
+
+    def go_on(self, latent: Latent, action: np.ndarray, obs: Obs) -> Latent:
+        """The belief after a call [A] and what was seen then."""
+        import torch
+
+        with torch.no_grad():
+            return self.model.encode(_batched(obs), latent, action[None])
+
+    # --- evidence ------------------------------------------------------------------------------
+
+    def is_known(self, call: ToolCall, action: np.ndarray) -> bool:
+        """Whether the tool and this shape of arguments were recorded."""
+        shape = action[SHAPE_AT : SHAPE_AT + CODE].tobytes()
+        return tool_code(call).tobytes() in self.recorded and shape in self.shapes
+
+    def weigh(self, latent: Latent, call: ToolCall, action: np.ndarray) -> CandidateEvidence:
+        """Reward, risk and its bound of one call; an unknown call has the bound inf."""
+        reward, risk = self.outcomes(latent, action)
+        mean_risk = float(risk.mean())
+        spread = float(reward.std(correction=1)) / math.sqrt(reward.shape[0])
+        code = tool_code(call).tobytes()
+        bound = math.inf
+        if self.is_known(call, action):
+            learnt = self.margins[code in self.harmful].bound(mean_risk)
+            bound = max(learnt, self.prior.of(call.hints, self.recorded[code]))
+        return CandidateEvidence(
+            name=call.shown,
+            utility=float(reward.mean()),
+            risk=mean_risk,
+            risk_bound=bound,
+            standard_error=spread,
+        )
+
+    def outcomes(self, latent: Latent, action: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Reward and V_s of the next row, [S] each, over a fixed set of chances."""
+        import torch
+
+        from bb_wm.protocols import draw_noise
+
+        with torch.no_grad(), stage("model"):
+            chance = torch.Generator().manual_seed(0)
+            noise = draw_noise((_SAMPLES, self.model.noise_size), chance)
+            wide = latent[0].expand(_SAMPLES)
+            flat = torch.from_numpy(action).to(wide.h).expand(_SAMPLES, -1)
+            reached = self.model.step(wide, flat, noise)
+            return self.model.predict_reward(reached), self.model.predict_safety(reached)
+
+    def evidence(
+        self,
+        latent: Latent,
+        call: ToolCall,
+        action: np.ndarray,
+        *,
+        limit: float,
+        observed_at: float,
+        deadline: float,
+        look_ups: Sequence[tuple[LookUp, np.ndarray]] = (),
+        person: float | None = None,
+    ) -> Evidence:
+        """What a gate is told of `call`. `person`: the price of asking one, None: nobody to ask."""
+        one = self.weigh(latent, call, action)
+        asks: list[AskEvidence] = []
+        bounded = math.isfinite(one.risk_bound)
+        if bounded and one.risk_bound > limit:
+            asks = [self._look(latent, one, action, limit, *pair) for pair in look_ups]
+        known = self.is_known(call, action)
+        if person is not None and (known or not call.hints.may_destroy):
+            asks.append(_person(one, limit, self.prior.risk, person))
+            if not bounded:  # a number the gate can weigh, and never within its limit
+                one = replace(one, risk_bound=max(one.risk, self.prior.risk) + limit + 1.0)
+        return Evidence(
+            candidates=(one,),
+            asks=tuple(ask for ask in asks if ask.usable),
+            hold_utility=0.0,
+            horizon=1,
+            observed_at=observed_at,
+            policy="agent",
+            deadline=deadline,
+        )
+
+    def _look(
+        self,
+        latent: Latent,
+        one: CandidateEvidence,
+        action: np.ndarray,
+        limit: float,
+        look: LookUp,
+        look_action: np.ndarray,
+    ) -> AskEvidence:
+        """What a look first is worth: the call may turn out harmless and be allowed after it."""
+        import torch
+
+        from bb_wm.decide import EVSI, Ask
+        from bb_wm.imagine.utility import Limit, Utility
+
+        margin = one.risk_bound - one.risk  # the bound's share that seeing more cannot take away
+        room = limit - margin
+        with stage("look_up"):
+            risks = self.weigh(latent, look.call, look_action)
+            if room <= 0:
+                return _refused_look(look, risks)
+            utility = Utility(discount=1.0, limit=Limit(room), abstain=0.0)
+            ask = Ask(look.name, action=torch.from_numpy(look_action).to(latent.h), cost=look.cost)
+            candidates = torch.from_numpy(action).to(latent.h)[None, None]
+            search = EVSI(utility=utility, particles=64, answers=4, tower=False)
+            result = search(self.model, latent, ask, candidates)
+            return AskEvidence.of(result, risk=risks.risk, risk_bound=risks.risk_bound)
+
+    def _errors(self, episodes: Iterable[Episode]) -> dict[bool, list[float]]:
+        """Held-out errors V_s - risk of every call made, by whether its tool has done harm."""
+        import torch
+
+        errors: dict[bool, list[float]] = {False: [], True: []}
+        for episode in episodes:
+            actions = np.stack([self.known.masked(a, call_places()) for a in episode.action])
+            with torch.no_grad():
+                beliefs = self.model.filter(self._rows(episode, actions))
+            for t in range(len(episode) - 1):
+                if not actions[t][0]:  # a refused call did nothing
+                    continue
+                risk = float(self.outcomes(beliefs[:, t], actions[t])[1].mean())
+                code = actions[t][1 : 1 + TOOL].tobytes()
+                errors[code in self.harmful].append(float(episode.safety[t + 1]) - risk)
+            if len(errors[False]) + len(errors[True]) >= _ENOUGH:
+                break
+        return errors
+
+    def _rows(self, episode: Episode, actions: np.ndarray) -> dict[str, Any]:
+        """One episode as a batch of one, its texts masked."""
+        length = len(episode)
+        obs = [self._known_obs(episode, t) for t in range(length)]
+        ended = np.zeros((1, length), bool)
+        ended[0, -1] = episode.terminated
+        return {
+            "obs": {key: np.stack([row[key] for row in obs])[None] for key in obs[0]},
+            "action": actions[None],
+            "reward": episode.reward[None],
+            "safety": episode.safety[None],
+            "terminated": ended,
+            "is_first": (np.arange(length) == 0)[None],
+        }
+
+    def _known_obs(self, episode: Episode, t: int) -> Obs:
+        from bb_wm.serve.conversation import masked_obs
+
+        return masked_obs({key: values[t] for key, values in episode.obs.items()}, self.known)
+
+    def summary(self) -> str:
+        """One line for a person: what this judge rests on."""
+        safe, harmful = self.margins
+        least = fewest(safe.coverage)
+        parts = [
+            f"{sum(self.recorded.values())} calls of {len(self.recorded)} tools learnt from",
+            f"margin {safe.margin:.3g} from {safe.calls} held-out calls of harmless tools",
+            f"{harmful.margin:.3g} from {harmful.calls} of tools that did harm"
+            + ("" if math.isfinite(harmful.margin) else f" ({least} needed: always held)"),
+        ]
+        return "; ".join(parts)
+
+
+def _experience(
+    episodes: Iterable[Episode],
+) -> tuple[Counter[bytes], set[bytes], set[bytes], set[bytes]]:
+    """(calls per tool, argument shapes, texts, tools that did harm) of recorded rows."""
+    recorded: Counter[bytes] = Counter()
+    shapes: set[bytes] = set()
+    texts: set[bytes] = set()
+    harmful: set[bytes] = set()
+    for episode in episodes:
+        seen = next(v for k, v in sorted(episode.obs.items()) if k.startswith("tools_"))
+        for row in seen:
+            texts.update(row[place].tobytes() for place in answer_places() if row[place].any())
+        for t in range(len(episode) - 1):
+            action = episode.action[t]
+            if not action[0]:
+                continue
+            code = action[1 : 1 + TOOL].tobytes()
+            recorded[code] += 1
+            shapes.add(action[SHAPE_AT : SHAPE_AT + CODE].tobytes())
+            texts.update(action[place].tobytes() for place in call_places() if action[place].any())
+            if episode.safety[t + 1] > 0:
+                harmful.add(code)
+    return recorded, shapes, texts, harmful
+
+
+def _batched(obs: Obs) -> dict[str, Any]:
+    return {key: value[None] for key, value in obs.items()}
+
+
+def _person(one: CandidateEvidence, limit: float, harm: float, price: float) -> AskEvidence:
+    """Asking a person who knows: with p = risk / harm the chance that they refuse, and u >= 0 the
+    utility of the call, the answer is worth (1 - p) u - [bound <= limit] u - price."""
+    refuse = min(one.risk / harm, 1.0) if harm > 0 else 1.0
+    utility = max(one.utility, 0.0)
+    info = (1.0 - refuse) * utility - (utility if one.risk_bound <= limit else 0.0)
+    net = info - price
+    return AskEvidence(PERSON, net, net, net, risk=0.0, risk_bound=0.0, info=info, cost=price)
+
+
+def _refused_look(look: LookUp, risks: CandidateEvidence) -> AskEvidence:
+    nan = math.nan
+    return AskEvidence(look.name, nan, nan, nan, risks.risk, risks.risk_bound, usable=False)
