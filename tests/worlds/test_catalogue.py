@@ -1,5 +1,6 @@
 """Every named world can be made, its risk is what it says, and wrong names are answered well."""
 
+import importlib.util
 import pickle
 
 import gymnasium as gym
@@ -8,9 +9,9 @@ import pytest
 
 from bb_wm.data.collect import collect
 from bb_wm.errors import ConfigError, MissingExtraError
-from bb_wm.worlds import catalogue
 from bb_wm.worlds.catalogue import WorldMaker, find_world, list_worlds, make_world
 from bb_wm.worlds.risk import Failure, InfoCost, NoRisk, OverLimit
+from bb_wm.worlds.world import missing_module
 
 NAMES = [world.name for world in list_worlds()]
 
@@ -34,11 +35,13 @@ def test_the_worlds_of_the_foundation_are_there() -> None:
     } <= set(NAMES)
 
 
+@pytest.mark.xdist_group("factory")  # the packages of the factory are slow to import: once
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_world_can_be_made_collected_and_sent_to_a_worker(name) -> None:
+    if not find_world(name).installed:
+        pytest.skip(f"needs: {find_world(name).install}")
     maker, world = make_world(name)
-    if not world.installed:
-        pytest.skip(f"needs {world.needs}")
     again = pickle.loads(pickle.dumps((maker, world)))
     episodes = collect(again[0], rows=60, seed=1, risk=again[1].risk)
     assert sum(map(len, episodes)) in (60, 61)
@@ -113,22 +116,50 @@ def test_what_is_no_name_is_refused(name) -> None:
         make_world(name)
 
 
+def without(monkeypatch, *modules) -> None:
+    """As if these modules were not installed."""
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda m: None if m in modules else real(m))
+
+
 def test_an_absent_extra_is_named_with_its_install_line(monkeypatch) -> None:
-    real = catalogue.importlib.util.find_spec
-    monkeypatch.setattr(
-        catalogue.importlib.util, "find_spec", lambda m: None if m == "mujoco" else real(m)
-    )
+    without(monkeypatch, "mujoco")
     with pytest.raises(MissingExtraError, match=r'pip install "bb_wm\[mujoco\]"'):
         make_world("Reacher-v5")
     with pytest.raises(MissingExtraError, match="mujoco"):
         make_world("Walker2d-v5")
-    assert {w.name for w in list_worlds() if not w.installed} == {
-        "Reacher-v5",
-        "Hopper-v5",
-        "HalfCheetah-v5",
-        "InvertedPendulum-v5",
-    }
+    robots = {w.name for w in list_worlds() if w.domain == "robot"}
+    absent = {w.name for w in list_worlds() if not w.installed}
+    assert {name for name in robots if not name.startswith("safety/")} <= absent
     assert make_world("CartPole-v1")[1].installed
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "extra"),
+    [
+        ("dm_control/reacher-easy-v0", "dm_control", "robot"),
+        ("dm_control/hopper-hop-v0", "shimmy", "robot"),
+        ("Cont-CC-PMSM-v0", "gym_electric_motor", "factory"),
+        ("Finite-TC-SCIM-v0", "gym_electric_motor", "factory"),
+        ("CSTR", "pcgym", "factory"),
+    ],
+)
+def test_every_domain_says_which_extra_it_lacks(name, module, extra, monkeypatch) -> None:
+    without(monkeypatch, module)
+    with pytest.raises(MissingExtraError, match=rf'pip install "bb_wm\[{extra}\]"'):
+        make_world(name)
+
+
+def test_a_motor_needs_no_chemistry(monkeypatch) -> None:
+    without(monkeypatch, "pcgym")
+    assert "gym_electric_motor" not in missing_module("motor")
+    assert missing_module("factory") == "pcgym"
+
+
+def test_install_lines_fit_into_an_error_whole() -> None:
+    for world in list_worlds():
+        error = MissingExtraError(world.name, expected="x", actual="y", hint=world.install)
+        assert error.hint == world.install, world.name
 
 
 def test_a_module_that_is_not_installed_is_named() -> None:

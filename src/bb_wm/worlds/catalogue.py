@@ -10,74 +10,27 @@ import difflib
 import importlib
 import importlib.util
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from bb_wm.errors import ConfigError, MissingExtraError
+from bb_wm.worlds.factory import FACTORY, motor_world
 from bb_wm.worlds.risk import Failure, InfoCost, OverLimit
+from bb_wm.worlds.robot import DM_CONTROL, ROBOTS, SAFE, safety_world
+from bb_wm.worlds.world import (
+    World,
+    WorldMaker,
+    check_installed,
+    missing_module,
+)
 
-Risk = Callable[[Any, Any, Any, float, bool, Mapping[str, Any]], float]
-Domain = Literal["robot", "control", "ui", "factory", "tools", "exact", "other"]
-MODULE_OF = {"gymnasium": "gymnasium", "mujoco": "mujoco"}  # extra -> the module that shows it
+__all__ = ["World", "WorldMaker", "find_world", "list_worlds", "make_world", "register_worlds"]
+
 NAMESPACE = "bb_wm"
-
-
-@dataclass(frozen=True, slots=True)
-class World:
-    """One world: its name, Gymnasium id, the extra it needs and what its risk signal means."""
-
-    name: str
-    domain: Domain
-    env_id: str
-    needs: str
-    risk: Risk
-    risk_description: str
-    note: str = ""
-
-    @property
-    def installed(self) -> bool:
-        """Whether the packages of its extra can be imported here."""
-        return not missing_module(self.needs)
-
-
-@dataclass(frozen=True, slots=True)
-class WorldMaker:
-    """Makes one environment of a world; picklable, so a worker process can call it."""
-
-    env_id: str
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
-
-    def __call__(self, **more: Any) -> Any:
-        import gymnasium
-
-        register_worlds()
-        return gymnasium.make(self.env_id, disable_env_checker=True, **{**self.kwargs, **more})
-
-
-_FALL = "1 in the row where it falls (the world terminates), else 0"
 _POLE = "1 in the row where the pole falls or the cart leaves the track, else 0"
 _NONE = 'info["cost"] where the world reports one, else 0'
 
 WORLDS: tuple[World, ...] = (
-    World(
-        "Reacher-v5",
-        "robot",
-        "Reacher-v5",
-        "mujoco",
-        OverLimit((6, 7), 10.0),
-        "joint speed above 10 rad/s, in units of that limit, summed over both joints",
-    ),
-    World("Hopper-v5", "robot", "Hopper-v5", "mujoco", Failure(), _FALL),
-    World(
-        "HalfCheetah-v5",
-        "robot",
-        "HalfCheetah-v5",
-        "mujoco",
-        OverLimit((8,), 3.0),
-        "forward speed above 3 m/s, in units of that limit",
-    ),
-    World("InvertedPendulum-v5", "robot", "InvertedPendulum-v5", "mujoco", Failure(), _POLE),
+    *ROBOTS,
     World(
         "Pendulum-v1",
         "control",
@@ -104,6 +57,7 @@ WORLDS: tuple[World, ...] = (
         OverLimit((1,), 0.05),
         "speed above 0.05 (it is clipped at 0.07), in units of that limit",
     ),
+    *FACTORY,
     World(
         "ToolDesk",
         "tools",
@@ -151,6 +105,9 @@ WORLDS: tuple[World, ...] = (
     ),
 )
 _ENTRY_POINTS = {
+    "CSTR-v0": "bb_wm.worlds.reactor:ReactorCSTR",
+    "ElectricMotor-v0": "bb_wm.worlds.motor:ElectricMotor",
+    "SafetyGymnasium-v0": "bb_wm.worlds.safety:SafetyGymnasium",
     "ToolDesk-v0": "bb_wm.worlds.tooldesk:ToolDesk",
     "EchoWorld-v0": "bb_wm.testing.worlds:EchoWorld",
     "LineWorld-v0": "bb_wm.testing.worlds:LineWorld",
@@ -177,20 +134,16 @@ def list_worlds() -> list[World]:
 def make_world(name: str, **kwargs: Any) -> tuple[WorldMaker, World]:
     """A maker of the environment, and its World; `kwargs` go to the environment.
 
-    `name` is a name of `list_worlds()`, any registered Gymnasium id, or "module:Env-v0", whose
-    module is imported for its registrations. Raises MissingExtraError with the install line, or
-    ConfigError with the nearest names.
+    `name` is a name of `list_worlds()`, any registered Gymnasium id, "dm_control/TASK-v0",
+    "safety/TASK", an id of gym-electric-motor, or "module:Env-v0", whose module is imported for its
+    registrations. Raises MissingExtraError with the install line, or ConfigError with the nearest
+    names.
     """
     world = find_world(name)
-    absent = missing_module(world.needs)
-    if absent:
-        raise MissingExtraError(
-            f"world {world.name!r}",
-            expected=f"the package {absent!r}",
-            actual="not installed",
-            hint=f'pip install "bb_wm[{world.needs}]"',
-        )
-    return WorldMaker(world.env_id, kwargs), world
+    check_installed(world)
+    registers = "shimmy" if world.env_id.startswith(DM_CONTROL) else ""
+    maker = WorldMaker(world.env_id, {**world.kwargs, **kwargs}, world.measures, registers)
+    return maker, world
 
 
 def find_world(name: str) -> World:
@@ -198,17 +151,13 @@ def find_world(name: str) -> World:
     if not isinstance(name, str) or not name.strip():
         raise ConfigError("world", expected="a name", actual=repr(name))
     for world in WORLDS:
-        if name in (world.name, world.env_id):
+        if name == world.name or (name == world.env_id and not world.kwargs):
             return world
+    if name.startswith(SAFE):
+        return safety_world(name.removeprefix(SAFE))
+    if re.fullmatch(r"(Cont|Finite)-(CC|TC|SC)-\w+-v0", name):
+        return motor_world(name)
     return _by_gymnasium_id(name)
-
-
-def missing_module(extra: str) -> str:
-    """The module that `extra` would bring and that is absent; "" when nothing is."""
-    for module in dict.fromkeys(("gymnasium", MODULE_OF.get(extra, extra))):
-        if module and importlib.util.find_spec(module) is None:
-            return module
-    return ""
 
 
 def _by_gymnasium_id(name: str) -> World:
@@ -220,6 +169,10 @@ def _by_gymnasium_id(name: str) -> World:
     module, _, plain = name.rpartition(":")
     if module:
         _import_registrations(name, module)
+    elif name.startswith(DM_CONTROL):
+        if missing_module("robot"):
+            return World(name, "robot", name, "robot", InfoCost(), _NONE)
+        importlib.import_module("shimmy")
     spec = gymnasium.registry.get(plain)
     if spec is None:
         raise ConfigError(
@@ -228,10 +181,15 @@ def _by_gymnasium_id(name: str) -> World:
             actual=repr(name),
             hint=_nearest(plain),
         )
-    entry = str(spec.entry_point)
-    needs = "mujoco" if "envs.mujoco" in entry else "gymnasium"
     note = "no physical risk is known for this world: pass risk=... to collect if it has one"
-    return World(name, "other", name, needs, InfoCost(), _NONE, note)
+    return World(name, "other", name, _needs(spec), InfoCost(), _NONE, note)
+
+
+def _needs(spec: Any) -> str:
+    entry = str(spec.entry_point)
+    if "shimmy" in entry or str(spec.id).startswith(DM_CONTROL):
+        return "robot"
+    return "mujoco" if "envs.mujoco" in entry else "gymnasium"
 
 
 def _import_registrations(name: str, module: str) -> None:
