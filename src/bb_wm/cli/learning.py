@@ -23,10 +23,18 @@ if TYPE_CHECKING:
 
 def learn(run: Run, model: WorldModel, source: EpisodeSource, settings: TrainSettings) -> int:
     """Train `run` until `settings.updates`, then judge it; the exit code."""
+    from bb_wm.learn.smell_watch import SmellWatch
     from bb_wm.learn.trainer import Trainer
 
+    display, curves = _watchers()
+    watch = SmellWatch(live_smells, tell=[display], draw=curves)
     trainer = Trainer(
-        run, model, source, settings, evaluate=held_out_numbers, callbacks=_watchers()
+        run,
+        model,
+        source,
+        settings,
+        evaluate=watch.judging(held_out_numbers),
+        callbacks=[display, *curves, watch],
     )
     result = trainer.train()
     if result.exit_code:
@@ -48,6 +56,14 @@ def held_out_numbers(model: WorldModel, episodes: Sequence[Episode]) -> Mapping[
         found |= {f"{prefix}nrmse_{h}": path.nrmse[h - 1] for h in evaluation.horizons}
         found |= {f"{prefix}exact_{key}_{k}": rates[k - 1] for key, rates in path.exact.items()}
     return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+def live_smells(model: WorldModel, episodes: Sequence[Episode]) -> Mapping[str, str]:
+    """What is said of every smell that held-out rows can show while training; "" where clear."""
+    from bb_wm.diagnose.diagnosis import glance
+
+    smells = glance(model, episodes)
+    return {smell.name: smell.sentence() if smell.found else "" for smell in smells}
 
 
 def judge(run: Run, model: WorldModel, *, windows: int = 300) -> int:
@@ -93,9 +109,10 @@ def _page(run: Run, model: WorldModel, evaluation: Evaluation, heldout: Sequence
     return near(path)
 
 
-def _watchers() -> list[Callback]:
+def _watchers() -> tuple[Callback, list[Callback]]:
+    """Who shows training to a person: the display, and the curves where they can be drawn."""
     from bb_wm.learn.progress import ProgressDisplay
     from bb_wm.learn.tensorboard import TensorBoard
 
     curves = TensorBoard.if_installed()
-    return [ProgressDisplay(), *([curves] if curves else [])]
+    return ProgressDisplay(), [curves] if curves else []

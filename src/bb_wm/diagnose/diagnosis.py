@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
 
 from bb_wm.diagnose.actions import measure_actions
 from bb_wm.diagnose.asking import measure_asking
@@ -16,8 +17,16 @@ from bb_wm.diagnose.horizon import Yardstick, measure_drift
 from bb_wm.diagnose.latency import measure_latency
 from bb_wm.diagnose.open_loop import evaluate
 from bb_wm.diagnose.report import Measured, Report
-from bb_wm.diagnose.smells import find_smells
-from bb_wm.diagnose.windows import cut_windows
+from bb_wm.diagnose.smells import (
+    ActionMisalignment,
+    Detector,
+    PosteriorCollapse,
+    RolloutDrift,
+    SafetyBlindSpots,
+    Smell,
+    find_smells,
+)
+from bb_wm.diagnose.windows import cut_windows, plan_windows
 from bb_wm.errors import DataError
 
 if TYPE_CHECKING:
@@ -27,6 +36,14 @@ if TYPE_CHECKING:
     from bb_wm.diagnose.windows import Windows
     from bb_wm.rssm import WorldModel
     from bb_wm.types import Episode
+
+LIVE: Final[tuple[Detector, ...]] = (
+    PosteriorCollapse(),
+    RolloutDrift(),
+    SafetyBlindSpots(),
+    ActionMisalignment(),
+)
+"""Detectors that need nothing but the model and held-out rows."""
 
 
 def diagnose(
@@ -72,19 +89,9 @@ def diagnose(
     )
     reach = evaluation.horizons[-1]
     cut = cut_windows(data, context=evaluation.context, reach=reach, count=windows, seed=seed)
-    yardstick = Yardstick(model.obs_spec, data)
-    received = filter_rows(model, data, rows)
-    imagined_reward, delta_risk = check_imagined(model, cut, evaluation.headline, seed=seed)
     asked = (data if training is None else training) if probe else None
-    measured = Measured(
-        beliefs=measure_beliefs(model, cut, yardstick, seed=seed),
-        drift=measure_drift(model, cut, yardstick, seed=seed),
-        reward=check_reward(received),
-        imagined_reward=imagined_reward,
-        risk=check_risk(received),
-        delta_risk=delta_risk,
-        ahead=evaluation.headline,
-        actions=measure_actions(model, cut, yardstick, rows=asked, seed=seed),
+    measured = replace(
+        _measure(model, data, cut, evaluation.headline, rows=rows, probed=asked, seed=seed),
         latency=_latency(model, cut, evaluation.horizons, budget_ms) if latency else None,
         effort=None if simulator is None else measure_effort(model, simulator, seed=seed),
         asking=None if ledger is None else measure_asking(ledger),
@@ -95,6 +102,46 @@ def diagnose(
         smells=find_smells(measured),
         updates=model.updates,
         seconds=time.perf_counter() - began,
+    )
+
+
+def glance(
+    model: WorldModel, data: Sequence[Episode], *, windows: int = 100, rows: int = 2000
+) -> tuple[Smell, ...]:
+    """The smells that held-out rows alone can show, quickly: for a look while training.
+
+    Those that need a simulator, a ledger, a clock or the probe are left out.
+    """
+    steps = (1, min(5, model.config.max_horizon))
+    plan = plan_windows([len(e) for e in data], horizons=steps)
+    cut = cut_windows(data, context=plan.context, reach=plan.reach, count=windows, seed=0)
+    measured = _measure(model, data, cut, plan.reach, rows=rows, probed=None, seed=0)
+    return find_smells(measured, LIVE)
+
+
+def _measure(
+    model: WorldModel,
+    data: Sequence[Episode],
+    cut: Windows,
+    ahead: int,
+    *,
+    rows: int,
+    probed: Sequence[Episode] | None,
+    seed: int,
+) -> Measured:
+    """What held-out rows alone can tell."""
+    yardstick = Yardstick(model.obs_spec, data)
+    received = filter_rows(model, data, rows)
+    imagined_reward, delta_risk = check_imagined(model, cut, ahead, seed=seed)
+    return Measured(
+        beliefs=measure_beliefs(model, cut, yardstick, seed=seed),
+        drift=measure_drift(model, cut, yardstick, seed=seed),
+        reward=check_reward(received),
+        imagined_reward=imagined_reward,
+        risk=check_risk(received),
+        delta_risk=delta_risk,
+        ahead=ahead,
+        actions=measure_actions(model, cut, yardstick, rows=probed, seed=seed),
     )
 
 

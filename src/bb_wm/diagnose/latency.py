@@ -37,9 +37,11 @@ class Latency:
     """`growth`: a step's price at the longest horizon over that at a third of it, largest batch.
 
     1 is right (imagination is a chain of equal steps); a core that looks back over all of it pays
-    nearly 3 at three times the horizon. Other work on the machine only adds time, so the fastest
-    rounds are compared; the interval's ends hold the fastest of one horizon against the fastest
-    quarter of the other. `budget_ms` is what one rollout may take, None: nobody said.
+    nearly 3 at three times the horizon. It is measured in processor time on a CPU, where a busy
+    machine interrupts long rollouts and spares short ones, and by the clock on a GPU. What is left
+    of other work only adds time: the fastest rounds are compared, and the interval's ends hold the
+    fastest of one horizon against the fastest quarter of the other. `timings` are by the clock.
+    `budget_ms` is what one rollout may take, None: nobody said.
     """
 
     timings: tuple[Timing, ...]
@@ -61,39 +63,40 @@ def measure_latency(
     with torch.no_grad():
         start = model.filter(_context_batch(model, windows.take(slice(0, 1))))[0, -1]
         cells = [(horizon, batch) for batch in batches for horizon in horizons]
-        spent = np.zeros((rounds, len(cells)))
+        spent = np.zeros((rounds, len(cells), 2))
         for horizon, batch in cells:
             _once(model, start, horizon, batch)  # the first is never like the others
         for turn in range(rounds):
             for place, (horizon, batch) in enumerate(cells):
                 spent[turn, place] = _once(model, start, horizon, batch)
     timings = tuple(
-        Timing(horizon, batch, float(spent[:, i].min()), float(np.median(spent[:, i])))
+        Timing(horizon, batch, float(spent[:, i, 0].min()), float(np.median(spent[:, i, 0])))
         for i, (horizon, batch) in enumerate(cells)
     )
     longest = max(horizons)
     short = min(horizons, key=lambda horizon: abs(horizon - longest / 3))
     growth = UNKNOWN
     if longest >= 2 * short and rounds >= 8:
-        far = spent[:, cells.index((longest, max(batches)))] / longest
-        near = spent[:, cells.index((short, max(batches)))] / short
+        clock = int(not start.h.is_cuda)
+        far = spent[:, cells.index((longest, max(batches))), clock] / longest
+        near = spent[:, cells.index((short, max(batches))), clock] / short
         quick = (float(near.min()), float(far.min()))
         slower = (float(np.quantile(near, 0.25)), float(np.quantile(far, 0.25)))
         growth = Estimate(quick[1] / quick[0], quick[1] / slower[0], slower[1] / quick[0], rounds)
     return Latency(timings, growth, longest, budget_ms)
 
 
-def _once(model: OpenLoopModel, start: Latent, horizon: int, batch: int) -> float:
-    """Milliseconds of one rollout under actions that are all zero (no choice: the first)."""
+def _once(model: OpenLoopModel, start: Latent, horizon: int, batch: int) -> tuple[float, float]:
+    """Milliseconds by the clock and of the processor for one rollout under zero actions."""
     latent = start.expand(batch)
     action = latent.h.new_zeros(batch, horizon, model.action_spec.size)
     for part, place in model.action_spec.slices():
         if part.kind == "discrete":
-            action[..., place.start] = 1.0
+            action[..., place.start] = 1.0  # of choices the first
     _wait(latent)
-    began = time.perf_counter()
+    began, worked = time.perf_counter(), time.process_time()
     _wait(model.rollout(latent, action, horizon, mode="mode").latents)
-    return (time.perf_counter() - began) * 1e3
+    return (time.perf_counter() - began) * 1e3, (time.process_time() - worked) * 1e3
 
 
 def _wait(latent: Latent) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 GROUPS: Final = (
+    ("smells", ("smell",)),
     ("1_reconstruction", ("reconstruction", "nll", "observation")),
     ("2_kl", ("kl", "entropy", "posterior", "prior")),
     ("3_rollout_error", ("rollout", "nrmse", "shortcut", "open_loop", "persistence")),
