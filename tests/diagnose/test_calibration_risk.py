@@ -76,7 +76,7 @@ def record(count, seed):
 
 @pytest.fixture(scope="module")
 def episodes():
-    return record(240, 0)
+    return record(200, 0)
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +120,7 @@ def test_what_came_by_hand():
 
 
 def test_a_model_that_lies_about_the_size_is_corrected(calibration):
-    fresh = record(200, 1)
+    fresh = record(120, 1)
     seen = foresee_episodes(ChainModel(lie=0.2), fresh, 4, unit=calibration.unit, seed=3)
     known = seen.known[:, 3]
     raw, came = seen.foreseen.hazard[known, 3], seen.event[known, 3]
@@ -152,7 +152,7 @@ def test_forecast_of_candidates(calibration):
 
 def test_bound_holds_on_fresh_episodes(calibration):
     model = ChainModel(lie=0.2)
-    seen = foresee_episodes(model, record(300, 2), 4, unit=calibration.unit, seed=9)
+    seen = foresee_episodes(model, record(150, 2), 4, unit=calibration.unit, seed=9)
     known = seen.known[:, 3]
     claims = Claims(
         seen.foreseen.risk[known, 3],
@@ -163,7 +163,7 @@ def test_bound_holds_on_fresh_episodes(calibration):
     bound = calibration.bounds[4].bound(claims.estimate, claims.scale)
     assert math.isfinite(calibration.bounds[4].margin())
     missed = np.unique(claims.episode[claims.happened > bound]).size
-    assert missed / 300 <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 300)
+    assert missed / 150 <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 150)
 
 
 def test_the_gate_acts_within_the_bound_and_holds_above_it(calibration):
@@ -202,9 +202,9 @@ def test_a_broken_latent_or_an_unknown_group_has_no_bound(calibration):
 
 
 def test_groups_and_small_numbers_are_named(episodes):
-    names = ["few"] * 60 + ["many"] * 180
+    names = ["few"] * 60 + ["many"] * 140
     found = calibrate(ChainModel(), episodes, horizons=(2,), groups=names)
-    assert found.bounds[2].counts == {"few": 40, "many": 120}
+    assert found.bounds[2].counts == {"few": 40, "many": 93}
     assert found.bounds[2].margin("few") == math.inf
     assert math.isfinite(found.bounds[2].margin("many"))
     assert any("'few': 40 episodes of the 59" in line for line in found.findings)

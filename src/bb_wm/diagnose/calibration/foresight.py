@@ -7,7 +7,7 @@ followed are imagined from it in sampled rollouts, open loop.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -113,80 +113,82 @@ def foresee_episodes(
     generator = torch.Generator(device).manual_seed(seed)
     pieces: list[Foresight] = []
     for numbers, latents in filtered(model, episodes):
-        for place, number in enumerate(numbers):
-            rows = np.arange(0, len(episodes[number]) - 1, stride)
-            truth = _what_came(episodes[number], rows, horizon, event, peak)
-            some = truth.known.any(1)
-            if not some.any():
-                continue
-            rows = rows[some]
-            actions = torch.from_numpy(_actions_from(episodes[number], rows, horizon)).to(device)
-            one = latents[place, torch.from_numpy(rows).to(device)]
-            parts = [
-                # a first axis of one belief each: every decision has luck of its own
-                foresee(
-                    model,
-                    one[i : i + _CHUNK].map(lambda t: t.unsqueeze(1)),
-                    actions[i : i + _CHUNK].unsqueeze(1),
-                    samples=samples,
-                    unit=unit,
-                    peak=peak,
-                    generator=generator,
-                )
-                for i in range(0, len(rows), _CHUNK)
-            ]
-            seen = Foreseen(*(np.concatenate([_field(p, n)[:, 0] for p in parts]) for n in _FIELDS))
-            pieces.append(
-                Foresight(
-                    seen,
-                    truth.event[some],
-                    truth.met[some],
-                    truth.known[some],
-                    np.full(len(rows), number),
-                    rows,
-                )
+        decisions = [
+            _decisions(episodes[number], number, place, horizon, event, peak, stride)
+            for place, number in enumerate(numbers)
+        ]
+        made = _Decisions(*(np.concatenate(c) for c in zip(*map(_columns, decisions), strict=True)))
+        for at in range(0, len(made.row), _CHUNK):
+            now = _Decisions(*(column[at : at + _CHUNK] for column in _columns(made)))
+            place, row, actions = (
+                torch.from_numpy(x).to(device) for x in (now.place, now.row, now.actions)
             )
+            # a last axis of one belief each: every decision has luck of its own
+            seen = foresee(
+                model,
+                latents[place, row].map(lambda t: t.unsqueeze(1)),
+                actions.unsqueeze(1),
+                samples=samples,
+                unit=unit,
+                peak=peak,
+                generator=generator,
+            )
+            alone = Foreseen(*(column[:, 0] for column in _columns(seen)))
+            pieces.append(Foresight(alone, now.event, now.met, now.known, now.episode, now.row))
     if not pieces:
         raise DataError("episodes", expected="an episode of at least two rows", actual="none")
-    return _join(pieces)
-
-
-_FIELDS = ("hazard", "risk", "spread")
-
-
-def _field(foreseen: Foreseen, name: str) -> Array:
-    return np.asarray(getattr(foreseen, name))
-
-
-def _join(pieces: list[Foresight]) -> Foresight:
-    seen = Foreseen(*(np.concatenate([_field(p.foreseen, n) for p in pieces]) for n in _FIELDS))
-    rest = ("event", "met", "known", "episode", "row")
-    return Foresight(seen, *(np.concatenate([getattr(p, n) for p in pieces]) for n in rest))
+    rows = zip(*(_columns(piece.foreseen) for piece in pieces), strict=True)
+    rest = zip(*(_columns(piece)[1:] for piece in pieces), strict=True)
+    foreseen = Foreseen(*(np.concatenate(column) for column in rows))
+    return Foresight(foreseen, *(np.concatenate(column) for column in rest))
 
 
 @dataclass(frozen=True, slots=True)
-class _Truth:
+class _Decisions:
+    """Rows at which something is foreseen, and what came of them; known as in Foresight."""
+
+    place: Array
+    episode: Array
+    row: Array
+    actions: Array
     event: Array
     met: Array
     known: Array
 
 
-def _what_came(episode: Episode, rows: Array, horizon: int, event: float, peak: bool) -> _Truth:
-    """Within k rows of each of `rows` [R]: any hazard, V_s to go, and whether both are known."""
+def _decisions(
+    episode: Episode,
+    number: int,
+    place: int,
+    horizon: int,
+    event: float,
+    peak: bool,
+    stride: int,
+) -> _Decisions:
     last = len(episode) - 1
+    rows = np.arange(0, last, stride)
     ahead = rows[:, None] + np.arange(1, horizon + 1)
     real = ahead <= last
     risk = np.where(real, np.asarray(episode.safety, np.float64)[np.minimum(ahead, last)], 0.0)
-    met = np.maximum.accumulate(risk, 1) if peak else np.cumsum(risk, 1)
-    harmful = np.logical_or.accumulate(real & (risk > event), 1)
-    # A hazard seen in a window cut by the recording does not count: quiet ones are not known.
-    return _Truth(harmful, met, real | bool(episode.terminated))
+    # A hazard in a window that the recording cut does not make it known: quiet ones are not.
+    known = real | bool(episode.terminated)
+    # Behind the end of the world nothing is done; its last action stands in.
+    doing = np.minimum(rows[:, None] + np.arange(horizon), max(last - 1, 0))
+    made = _Decisions(
+        place=np.full(len(rows), place),
+        episode=np.full(len(rows), number),
+        row=rows,
+        actions=np.asarray(episode.action, np.float32)[doing],
+        event=np.logical_or.accumulate(real & (risk > event), 1),
+        met=np.maximum.accumulate(risk, 1) if peak else np.cumsum(risk, 1),
+        known=known,
+    )
+    some = known.any(1)
+    return _Decisions(*(column[some] for column in _columns(made)))
 
 
-def _actions_from(episode: Episode, rows: Array, horizon: int) -> Array:
-    """The actions after each row [R, K, A]; behind the end the last real one is repeated."""
-    index = np.minimum(rows[:, None] + np.arange(horizon), len(episode) - 2)
-    return np.asarray(episode.action, np.float32)[index]
+def _columns(record: Any) -> list[Any]:
+    return [getattr(record, field.name) for field in fields(record)]
 
 
 def filtered(model: Foreseer, episodes: Sequence[Episode]) -> Iterator[tuple[list[int], Latent]]:
