@@ -141,6 +141,11 @@ class OODScore:
             _together(self.tails, self._raw(model, obs, previous, action))
         )
 
+    def score_episodes(self, model: WorldModel, episodes: Sequence[Episode]) -> Array:
+        """Strangeness [N] of every row but the first of recorded episodes, one after another."""
+        rows = _Rows.of(model, episodes, self.samples, self.seed)
+        return self.later.strangeness(_together(self.tails, rows.signs(self.place, self.jump)))
+
     def signs(self, model: WorldModel, obs: Any, previous: Latent, action: Any) -> dict[str, Array]:
         """Strangeness of each sign alone [*batch], to see why an observation is strange."""
         raw = self._raw(model, obs, previous, action)
