@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, overload
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, overload
 import torch
 
 from bb_wm.decide.evsi.ask import Ask, Candidates
+from bb_wm.decide.evsi.bounds import ceiling
 from bb_wm.decide.evsi.criteria import (
     Criterion,
     ExpectedUtility,
@@ -29,6 +29,7 @@ from bb_wm.decide.evsi.result import (
 from bb_wm.decide.evsi.samples import JointSamples
 from bb_wm.decide.evsi.sampling import Plan, draw_particles, is_dead, prepare, samples_of
 from bb_wm.decide.evsi.several import select_honestly
+from bb_wm.decide.evsi.tower import check_tower
 from bb_wm.decide.evsi.worths import count_candidates, horizon_of
 from bb_wm.errors import BatchError, ConfigError, RangeError
 from bb_wm.imagine.risk import CVaR, Mean
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from bb_wm.protocols import Observer
 
 _FEWEST = 16  # worlds below which nothing honest can be said of a belief that is sampled
-_TOWER = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +171,7 @@ class EVSI:
             answers=self.answers,
             reading=self.reading,
             tower=self.tower,
+            criterion=self.criterion or criterion_of(self.utility),
         )
 
     def _stages(
@@ -236,7 +237,15 @@ class EVSI:
             return refusal(ask.name, why, cost=ask.price, calls=ask.calls), None
         method = self.estimator or choose_estimator(samples)
         estimate = method(samples, criterion, validated=True)
-        return _result(estimate, samples, ask), estimate
+        most = ceiling(
+            criterion,
+            samples.utility,
+            samples.risk,
+            samples.before,
+            samples.before_risk,
+            samples.probability(),
+        )
+        return _result(estimate, samples, ask, most - ask.price), estimate
 
 
 def criterion_of(utility: Utility) -> Criterion:
@@ -267,12 +276,14 @@ def _hopeless(model: Observer, single: bool, exact: bool, asks: list[Ask]) -> st
     return ""
 
 
-def _result(estimate: Estimate, samples: JointSamples, ask: Ask) -> EVSIResult:
+def _result(estimate: Estimate, samples: JointSamples, ask: Ask, most: float) -> EVSIResult:
     net = estimate.gain - ask.price
     lower, upper = estimate.lower - ask.price, estimate.upper - ask.price
-    gap, gap_error = _tower(samples)
+    if not samples.exact:
+        # No answer is worth more than the truth; where that is too little, answers need no look.
+        upper = max(net, min(upper, most))
+    tower = check_tower(samples)
     size = samples.effective_size()
-    alarm = abs(gap) > _TOWER * gap_error if math.isfinite(gap) else False
     # The half-width of the interval knows of near ties that the score's own error does not.
     error = max(estimate.standard_error, (upper - lower) / 4)
     status = ASK if lower > 0 else DO_NOT_ASK if upper < 0 else UNDECIDED
@@ -281,7 +292,10 @@ def _result(estimate: Estimate, samples: JointSamples, ask: Ask) -> EVSIResult:
     alarms = [
         name
         for name, wrong in (
-            ("tower: q is not honest on average; do not believe numbers computed from q", alarm),
+            (
+                f"tower: q is {', '.join(tower.faults)}; believe no number computed from q",
+                tower.alarm,
+            ),
             ("collapse: q ignores the answers; keep a few exploratory calls", samples.collapsed),
             ("thin: fewer than half the worlds count", size < samples.count / 2),
         )
@@ -300,9 +314,9 @@ def _result(estimate: Estimate, samples: JointSamples, ask: Ask) -> EVSIResult:
         v_blind=estimate.v_blind,
         v_read=estimate.v_read,
         evpi_bound=estimate.evpi,
-        tower_gap=gap,
-        tower_standard_error=gap_error,
-        tower_alarm=alarm,
+        tower_gap=tower.gap,
+        tower_standard_error=tower.standard_error,
+        tower_alarm=tower.alarm,
         effective_sample_size=size,
         status=status,
         worlds=samples.count,
@@ -312,21 +326,3 @@ def _result(estimate: Estimate, samples: JointSamples, ask: Ask) -> EVSIResult:
         opportunity_loss=0.0 if samples.exact else opportunity_loss(net, error),
         alarms=tuple(alarms),
     )
-
-
-def _tower(samples: JointSamples) -> tuple[float, float]:
-    """The gap E_o E_q[U_a | o] - E[U_a] of the candidate where it is clearest, and its error."""
-    if samples.reread is None:
-        return math.nan, math.nan
-    weights = samples.probability()
-    gap = samples.reread - samples.utility
-    mean = (weights[:, None] * gap).sum(0)
-    squares = weights.square()
-    bessel = 1.0 / max(1e-12, 1.0 - float(squares.sum()))
-    error = ((squares[:, None] * (gap - mean).square()).sum(0) * bessel).sqrt()
-    scale = samples.utility.abs().amax().clamp_min(1e-300)
-    size = torch.where(mean.abs() > 1e-9 * scale, mean.abs() / error.clamp_min(1e-300), 0.0)
-    worst = int(size.argmax())
-    if float(size[worst]) == 0.0:
-        return 0.0, float(error[worst])
-    return float(mean[worst]), float(error[worst])

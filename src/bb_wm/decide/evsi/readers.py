@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from bb_wm.decide.evsi.criteria import Rule
+from bb_wm.decide.evsi.criteria import Rule, one_hot
 from bb_wm.decide.evsi.regression import Basis, fit_ridge
 
 if TYPE_CHECKING:
@@ -38,8 +38,8 @@ class Reader(abc.ABC):
         """The rule's worth in each of the worlds `held` (indices; all when None), [n]."""
 
     @abc.abstractmethod
-    def frequency(self, share: Tensor) -> Tensor:
-        """How often a rule [A, C] over the in-sample answers takes each candidate, [C]."""
+    def scores(self, picks: Tensor) -> Tensor:
+        """The worth [P, N] in every world of rules that take candidates [P, A], first target."""
 
 
 class TableReader(Reader):
@@ -67,9 +67,9 @@ class TableReader(Reader):
         targets = self.targets if held is None else self.targets[held]
         return ((likelihood @ rule.share) * targets[..., rule.column]).sum(-1)
 
-    def frequency(self, share: Tensor) -> Tensor:
-        mass = self._mass.sum(0)
-        return (mass[:, None] * share).sum(0) / mass.sum()
+    def scores(self, picks: Tensor) -> Tensor:
+        taken = self.likelihood @ one_hot(picks, self.targets.shape[1])
+        return (taken * self.targets[..., 0]).sum(-1)
 
     def _means(self, sums: Tensor, mass: Tensor) -> tuple[Tensor, Tensor]:
         mass = mass.clamp_min(0)
@@ -121,8 +121,9 @@ class RegressionReader(Reader):
         share = rule.share.reshape(targets.shape[0], self.repeats, -1).mean(1)
         return (share * targets[..., rule.column]).sum(-1)
 
-    def frequency(self, share: Tensor) -> Tensor:
-        return (self._mass(self.weights)[:, None] * share).sum(0)
+    def scores(self, picks: Tensor) -> Tensor:
+        worth = self.targets[..., 0].expand(picks.shape[0], -1, -1)
+        return worth.gather(2, picks.reshape(picks.shape[0], -1, self.repeats)).mean(-1)
 
     def _whole(self, fitted: Tensor) -> tuple[Tensor, Tensor]:
         level = (self.weights[:, None, None] * self._level).sum(0)

@@ -185,11 +185,15 @@ def _squared_error(coefficient: Tensor, gram: Tensor, cross: Tensor, square: Ten
 
 def _standardised(values: Tensor, weights: Tensor) -> Tensor:
     """Zero mean, unit variance over answers [N, R, F]; columns that do not vary are dropped."""
-    mean = (weights * values).sum((0, 1))
-    variance = (weights * (values - mean).square()).sum((0, 1))
-    size = (weights * values.square()).sum((0, 1))
+    rows = values.flatten(0, 1)
+    share = weights.expand(*values.shape[:2], 1).flatten()
+    centred = rows - share @ rows
+    variance, size = share @ centred.square(), share @ rows.square()
     moving = variance > 1e-12 * size.clamp_min(1e-300)
-    return (values[..., moving] - mean[moving]) / variance[moving].sqrt()
+    if not bool(moving.all()):
+        centred, variance = centred[:, moving], variance[moving]
+    scaled: Tensor = centred.div_(variance.sqrt())
+    return scaled.reshape(*values.shape[:2], -1)
 
 
 def _distinct(values: Tensor, weights: Tensor) -> Tensor:
@@ -211,9 +215,8 @@ def _leading(values: Tensor, keep: int, generator: torch.Generator) -> Tensor:
     """
     rows = values.flatten(0, 1)
     probe = torch.randn(rows.shape[1], keep + 8, generator=generator, dtype=rows.dtype)
-    image = rows @ probe
-    image = rows @ (rows.T @ torch.linalg.qr(image).Q)
-    base = torch.linalg.qr(image).Q
-    left, strength, _ = torch.linalg.svd(base.T @ rows, full_matrices=False)
-    scores: Tensor = (base @ left[:, :keep]) * strength[:keep]
+    base = torch.linalg.qr(rows @ (rows.T @ (rows @ probe))).Q
+    small = base.T @ rows
+    strength, left = torch.linalg.eigh(small @ small.T)  # ascending
+    scores: Tensor = (base @ left[:, -keep:]) * strength[-keep:].clamp_min(0).sqrt()
     return scores.reshape(*values.shape[:2], -1)

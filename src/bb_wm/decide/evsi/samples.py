@@ -29,7 +29,9 @@ class JointSamples:
     exact       the N worlds are the whole belief, not draws from it: no sampling error remains
     groups      [N]      worlds that share an ancestor stay in one fold
     strata      [N]      every fold gets its share of each stratum: the few atoms of a known belief
-    reread      [N, C]   U from a latent drawn from q after the answer, for the tower check
+    reread      [N, C]   U from a latent drawn from q after the answer, for the tower check; equal
+                         to utility where a candidate was not imagined again
+    reread_features [N, G] what the agent knows after that answer; None checks averages only
     call_risk   [N]      V_s of the call itself
     rollouts    how many imagined rollouts these samples took
     collapsed   q did not move with the answers although the answers differ
@@ -48,6 +50,7 @@ class JointSamples:
     groups: Tensor | None = None
     strata: Tensor | None = None
     reread: Tensor | None = None
+    reread_features: Tensor | None = None
     call_risk: Tensor | None = None
     rollouts: int = 0
     collapsed: bool = False
@@ -126,6 +129,7 @@ _SHAPES = {
     "features": "NRF",
     "weights": "N",
     "reread": "NC",
+    "reread_features": "NG",
     "call_risk": "N",
 }
 

@@ -3,37 +3,34 @@
 (1) particles of the belief; (2) the call's step, z' ~ p(. | h'); (3) decode o' ~ p(o | h', z');
 (4) re-encode: statistics of q(. | h', o'); (5) worths by imagination from the same (h', z'), the
 same noise for every candidate. Choosing and scoring happen later, on these.
-
-What the agent knows after an answer must be a function of the answer alone. Particles differ in h,
-which the agent does not see, so answers are re-encoded from reference particles shared by all
-answers, never from the particle that made them: that would be clairvoyance.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 
+from bb_wm.decide.evsi.answers import features_of, flatten, imagine_answers, likelihood_of
 from bb_wm.decide.evsi.ask import Ask, Candidates
+from bb_wm.decide.evsi.bounds import ceiling
 from bb_wm.decide.evsi.samples import JointSamples
 from bb_wm.decide.evsi.worths import Worth, with_abstention, worth_of
-from bb_wm.errors import BatchError, ConfigError
+from bb_wm.errors import ConfigError
 from bb_wm.protocols import draw_noise
-from bb_wm.types import Latent, stack_latents
+from bb_wm.types import Latent
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from bb_wm.decide.evsi.criteria import Criterion
     from bb_wm.imagine.utility import Utility
     from bb_wm.protocols import Observer
 
-LARGEST_PRODUCT = 1024  # joint answers of several calls up to which they are summed over
 _ATOMS = 32
-_REFERENCES = 4
-_SHARED_DRAWS = 4
+_REREAD = 2  # candidates imagined again to check q
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,6 +73,7 @@ class Plan:
     answers: int
     reading: str
     tower: bool
+    criterion: Criterion
 
     @property
     def abstain(self) -> float | None:
@@ -173,24 +171,38 @@ def samples_of(
         after = _worth_after(model, path[-1], stage, ask, plan, made, danger, reach)
     likelihood = features = None
     collapsed = False
+    told: Mapping[str, Tensor] = {}
     if ask.answers is not None:
-        likelihood = _likelihood(model, path, ask)
+        likelihood = likelihood_of(model, path, ask)
     if likelihood is None:
-        features, collapsed = _features(model, path, stage, ask, plan, generator)
-    reread = None
-    if plan.tower and ask.calls == 1:
-        drawn = _imagined(model, path[0], ask, None, generator)
-        belief = model.condition(
-            path[0], drawn, draw_noise((particles.count, model.noise_size), generator).to(made)
+        features, collapsed, told = features_of(
+            model, path, particles.latents, ask, plan.answers, plan.reading, generator
         )
-        reread = _worth_after(model, belief, stage, ask, plan, made, danger, reach).returns
-    size = int(after.returns.shape[1])
     changed = moved or plan.before is not None
+    before = stage.start if changed else None
+    reread = known = None
+    again = 0
+    if plan.tower and ask.calls == 1 and not _hopeless(after, before, ask, plan, particles):
+        if features is None:
+            told = imagine_answers(model, path[0], ask, None, generator)
+            known = flatten(told, 1)
+        else:
+            known = features[:, 0]
+        chance = draw_noise((particles.count, model.noise_size), generator).to(made)
+        belief = model.condition(path[0], told, chance)
+        chosen = _most_spread(after.returns, plan)
+        picked = replace(plan, candidates=_subset(plan.candidates, chosen))
+        imagined = _worth_after(model, belief, stage, ask, picked, made, danger, reach).returns
+        again = len(chosen)
+        reread = after.returns.clone()
+        whole = callable(plan.candidates)
+        reread[:, chosen] = imagined[:, chosen if whole else slice(0, again)]
+    size = int(after.returns.shape[1])
     return JointSamples(
         utility=after.returns,
-        before=stage.start.returns if changed else None,
+        before=None if before is None else before.returns,
         risk=after.risks,
-        before_risk=stage.start.risks if changed else None,
+        before_risk=None if before is None else before.risks,
         likelihood=likelihood,
         features=features,
         weights=particles.weights,
@@ -198,8 +210,9 @@ def samples_of(
         groups=None if particles.atoms else particles.ancestors,
         strata=particles.ancestors if particles.atoms else None,
         reread=reread,
+        reread_features=known,
         call_risk=danger if moved else None,
-        rollouts=particles.count * size * (1 + changed + (reread is not None)),
+        rollouts=particles.count * (size * (1 + changed) + again),
         collapsed=collapsed,
     )
 
@@ -258,125 +271,34 @@ def _worth_after(
     return Worth(returns, danger[:, None] + fade * later.risks)
 
 
-def _likelihood(model: Observer, path: list[Latent], ask: Ask) -> Tensor | None:
-    """p(joint answer | world) [N, K^calls], or None where there are too many to list."""
-    listed = {key: torch.as_tensor(value) for key, value in (ask.answers or {}).items()}
-    sizes = {int(value.shape[0]) for value in listed.values()}
-    if len(sizes) != 1:
-        raise BatchError("Ask.answers", expected="[K, ...] with one K", actual=sorted(sizes))
-    size = sizes.pop()
-    if size**ask.calls > LARGEST_PRODUCT:
-        return None
-    joint: Tensor | None = None
-    for k, latent in enumerate(path):
-        if k == 0 or latent is not path[k - 1]:
-            wide = latent.expand(size)
-            lead = latent.batch_shape
-            told = {key: v.expand(*lead, *v.shape) for key, v in listed.items()}
-            single = model.log_likelihood(wide, told).double().softmax(-1)
-        joint = single if joint is None else (joint[:, :, None] * single[:, None]).flatten(1)
-    return joint
+def _hopeless(
+    after: Worth, before: Worth | None, ask: Ask, plan: Plan, particles: Particles
+) -> bool:
+    """Not even the truth would be worth the price: nothing more need be imagined."""
+    weights = particles.weights
+    if weights is None:
+        weights = torch.full((particles.count,), 1.0 / particles.count)
+    most = ceiling(
+        plan.criterion,
+        after.returns,
+        after.risks,
+        None if before is None else before.returns,
+        None if before is None else before.risks,
+        weights.double() / weights.sum(),
+    )
+    return most < ask.price and not particles.exact
 
 
-def _imagined(
-    model: Observer, latent: Latent, ask: Ask, repeats: int | None, generator: torch.Generator
-) -> dict[str, Tensor]:
-    """Answers [N(, R), ...] drawn from each latent, with what was already seen beside them."""
-    wide = latent if repeats is None else latent.expand(repeats)
-    shape = (*wide.batch_shape, model.obs_noise_size)
-    drawn = model.imagine_obs(wide, draw_noise(shape, generator).to(latent.h))
-    keys = tuple(drawn) if ask.keys is None else ask.keys
-    missing = [key for key in keys if key not in drawn]
-    if missing:
-        raise ConfigError("Ask.keys", expected=f"among {sorted(drawn)}", actual=missing)
-    told = {key: drawn[key] for key in keys}
-    for key, value in (ask.seen or {}).items():
-        if key not in told:
-            told[key] = torch.as_tensor(value).to(latent.h).expand(*wide.batch_shape, -1)
-    return told
+def _most_spread(worth: Tensor, plan: Plan) -> Tensor:
+    """Indices of the candidates imagined again: the worths that vary most show q best."""
+    own = worth if plan.abstain is None else worth[:, :-1]
+    return own.std(0).argsort(descending=True)[:_REREAD].sort().values
 
 
-def _features(
-    model: Observer,
-    path: list[Latent],
-    stage: Stage,
-    ask: Ask,
-    plan: Plan,
-    generator: torch.Generator,
-) -> tuple[Tensor, bool]:
-    """What the agent knows after each drawn answer [N, R, F], and whether q ignored it."""
-    answers = [_imagined(model, latent, ask, plan.answers, generator) for latent in path]
-    keys = [key for key in answers[0] if not (ask.seen and key in ask.seen)]
-    raw = [_flat({key: told[key] for key in keys}, 2) for told in answers]
-    if plan.reading == "answer":
-        return _join(raw, ask), False
-    agents = _references(stage.particles, generator)
-    parts: list[Tensor] = []
-    for agent in agents:
-        known = agent.map(lambda t: t.expand(stage.particles.count, plan.answers, *t.shape))
-        seen = []
-        for k, told in enumerate(answers):
-            if ask.action is not None:
-                action = ask.action.to(known.h).expand(*known.batch_shape, -1)
-                known = model.step(known, action)
-            statistics = _posterior(model, known, told, generator)
-            if ask.action is not None:
-                known = model.condition(known, told)
-                if k > 0:
-                    # From the second call on, h holds what the first answer told.
-                    statistics = torch.cat([statistics, known.h], -1)
-            seen.append(statistics)
-        parts.append(_join(seen, ask))
-    features = torch.cat(parts, -1).double()
-    return features, _moved_little(features, torch.cat(raw, -1).double())
-
-
-def _posterior(
-    model: Observer, latent: Latent, told: Mapping[str, Tensor], generator: torch.Generator
-) -> Tensor:
-    """Statistics of q(. | h, o): the model's own where it offers them, else mode, mean, spread."""
-    offered = getattr(model, "posterior_statistics", None)
-    if callable(offered):
-        result: Tensor = offered(latent, told)
-        return result
-    mode = model.condition(latent, told).z
-    if model.noise_size == 0:
-        return mode
-    # The same few draws for every answer, so that only the answer makes a difference.
-    noise = draw_noise((_SHARED_DRAWS, model.noise_size), generator).to(mode)
-    draws = stack_latents(
-        [
-            model.condition(latent, told, row.expand(*latent.batch_shape, -1))
-            for row in torch.cat([noise, -noise])
-        ]
-    ).z
-    return torch.cat([mode, draws.mean(-2), draws.std(-2)], -1)
-
-
-def _references(particles: Particles, generator: torch.Generator) -> list[Latent]:
-    latents = particles.latents
-    if particles.single or bool(
-        (latents.h == latents.h[:1]).all() & (latents.z == latents.z[:1]).all()
-    ):
-        return [latents[0]]
-    index = torch.randperm(particles.count, generator=generator)[:_REFERENCES]
-    return [latents[int(i)] for i in index]
-
-
-def _join(parts: list[Tensor], ask: Ask) -> Tensor:
-    """Several calls: averaged where they read the same latent, side by side where it moved."""
-    if len(parts) == 1:
-        return parts[0]
-    return torch.stack(parts).mean(0) if ask.action is None else torch.cat(parts, -1)
-
-
-def _flat(told: Mapping[str, Tensor], lead: int) -> Tensor:
-    return torch.cat([value.flatten(lead).double() for _, value in sorted(told.items())], -1)
-
-
-def _moved_little(features: Tensor, raw: Tensor) -> bool:
-    """Posterior collapse: answers differ, what is known after them does not."""
-    told = raw.flatten(0, 1).var(0).sum()
-    learnt = features.flatten(0, 1)
-    moved = learnt.var(0).sum() / learnt.square().mean(0).sum().clamp_min(1e-300)
-    return bool((told > 0) & (moved < 1e-8))
+def _subset(candidates: Candidates, chosen: Tensor) -> Candidates:
+    """Those candidates; a worth function gives all of them anyway."""
+    if isinstance(candidates, torch.Tensor):
+        return candidates[chosen]
+    if isinstance(candidates, Sequence):
+        return [candidates[int(i)] for i in chosen]
+    return candidates
