@@ -5,13 +5,15 @@ import numpy as np
 import pytest
 import torch
 
-from bb_wm.decide.control import play
+from bb_wm.data import collect
+from bb_wm.decide.control import PlanningPolicy, play
 from bb_wm.decide.planners import CEM, MPPI
 from bb_wm.errors import ConfigError
 from bb_wm.imagine.risk import CVaR
 from bb_wm.imagine.utility import Limit, Utility
 from bb_wm.testing.classic_control import CartPoleOracle, PendulumOracle
 from bb_wm.testing.point_hazard import PointHazardEnv, PointHazardOracle
+from bb_wm.types import ActionSpec
 
 
 def test_pendulum_swings_up_with_the_known_equations():
@@ -69,3 +71,33 @@ def test_an_episode_ends_where_there_is_no_action():
     assert abstaining.rows == (0, 0, 0)
     with pytest.raises(ConfigError, match="envs"):
         play([], model, model.encode, planner, Utility())
+
+
+def planning(**settings):
+    model = PendulumOracle()
+    env = gymnasium.make("Pendulum-v1", max_episode_steps=25)
+    planner = CEM(horizon=10, candidates=32, elites=6, rounds=2, colour=1.0, samples=0)
+    spec = ActionSpec.of(env.action_space)
+    return env, PlanningPolicy(model, model.encode, planner, spec, **settings)
+
+
+def rewards(env, policy, **settings):
+    return [float(e.reward.sum()) for e in collect(env, policy=policy, **settings)]
+
+
+def test_a_planner_collects_better_rows_than_chance_and_the_same_ones_again():
+    env, policy = planning()
+    planned = rewards(env, policy, seed=2, episodes=2)
+    assert sum(planned) > sum(rewards(env, None, seed=2, episodes=2)) + 20
+    assert rewards(env, policy, seed=2, episodes=1, first_episode=1) == planned[1:]
+
+
+def test_a_planner_that_is_not_ready_acts_at_random():
+    env, policy = planning(ready=lambda: False)
+    waiting = collect(env, episodes=2, policy=policy, seed=2)
+    env, policy = planning(explore=1.0)
+    exploring = collect(env, episodes=2, policy=policy, seed=2)
+    for episode in (*waiting, *exploring):
+        assert np.abs(np.diff(episode.action[:-1, 0])).mean() > 0.5  # white noise in [-2, 2]
+    with pytest.raises(ConfigError, match="explore"):
+        planning(explore=2.0)

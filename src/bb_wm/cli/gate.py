@@ -92,10 +92,9 @@ class _Desk:
         self.arguments, self.world, self.name, self.path = arguments, world, name, path
         self.model = runs.load_model(runs.open_run(arguments.run), arguments.checkpoint)
         tree = AskTree(depth=arguments.depth, utility=Utility(abstain=0.0))
-        plain = AskTree(depth=1, samples=2, inner=2, utility=tree.utility)
         known = (self.model, world.candidates, world.names, world.asks)
         self.asker = Asker(*known, tree=tree, policy=name)
-        self.plain = Asker(*known, tree=plain, policy=name)  # for habits that do not weigh asking
+        self.plain = Asker(*known, tree=tree, weigh=False, policy=name)
         self.gate = Gate(limit=arguments.limit, max_age=1.0, clock=lambda: 0.0)
 
     def play(self) -> None:

@@ -32,7 +32,8 @@ class Asker:
     """Evidence about latents [N] of a model.
 
     candidates  flat actions [C, H, A], each a plan of H rows; `names` [C] say what they are
-    asks        what may be asked first, ranked by `tree`
+    asks        what may be asked first, valued by `tree`; with `weigh` False they are only listed
+                (worth NaN, which no gate asks for), for strategies that do not weigh asking
     hold        utility of doing nothing, that a candidate's gain is counted from
     """
 
@@ -41,6 +42,7 @@ class Asker:
     names: Sequence[str]
     asks: Sequence[ListedAsk]
     tree: AskTree = field(default_factory=AskTree)
+    weigh: bool = True
     hold: float = 0.0
     policy: str = "candidates"
 
@@ -62,6 +64,11 @@ class Asker:
 
     def look(self, latent: Latent, seen: Seen) -> Asked:
         """What each ask is worth at latents [N], where `seen` was observed last."""
+        if not self.weigh:
+            count = latent.batch_shape[0]
+            able = [ask.open(seen) if ask.open else torch.ones(count) > 0 for ask in self.asks]
+            worth = torch.where(torch.stack(able, -1), torch.nan, -torch.inf)
+            return Asked(worth, worth, worth, worth)
         return self.tree(self.model, latent, seen, self.asks, self.candidates)
 
     def evidence(

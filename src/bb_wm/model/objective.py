@@ -29,7 +29,8 @@ class Objective:
     beta multiplies the KL. `dynamics` and `representation` split it (both None: plain KL). `free`
     nats per row are not pushed down, annealed from 1 over the first `free_updates` updates. `steps`
     rows are rolled out from `starts` rows of each sequence for the rollout and shortcut terms;
-    `overshoot` weighs the rollout's KL against its grounded likelihoods.
+    `overshoot` weighs the rollout's KL against its grounded likelihoods. `reward` is 10 because one
+    number stands beside the likelihoods of whole observations, and plans depend on it.
     """
 
     beta: float = 1.0
@@ -37,7 +38,7 @@ class Objective:
     representation: float | None = 0.1
     free: float = 0.1
     free_updates: int = 1000
-    reward: float = 1.0
+    reward: float = 10.0
     safety: float = 1.0
     continuation: float = 1.0
     rollout: float = 1.0
@@ -65,7 +66,9 @@ class Objective:
     @classmethod
     def plain(cls, beta: float = 1.0) -> Objective:
         """l_rec + beta KL + l_reward + l_safety + l_rollout: no balance, free nats or shortcut."""
-        return cls(beta=beta, dynamics=None, representation=None, free=0.0, shortcut=0.0)
+        return cls(
+            beta=beta, dynamics=None, representation=None, free=0.0, reward=1.0, shortcut=0.0
+        )
 
     def free_at(self, updates: int) -> float:
         """Free nats after `updates` updates."""

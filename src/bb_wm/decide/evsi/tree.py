@@ -56,7 +56,8 @@ class ListedAsk:
 @dataclass(frozen=True, slots=True, eq=False)
 class Asked:
     """Per latent [N] and ask [K]: net worth (-inf where the call cannot be made), its standard
-    error, gross info, and V_s of the call's own row (larger is worse)."""
+    error, what reading the answer adds (with what asking on is worth, net), and V_s of the call's
+    own row (larger is worse)."""
 
     evsi: Tensor
     standard_error: Tensor
@@ -133,7 +134,7 @@ class _Level:
     noise: Tensor
 
     def asked(self, latent: Latent, seen: Seen, depth: int, samples: int) -> Asked:
-        now = self._best(self._worths(latent)) if any(a.changes for a in self.asks) else None
+        now = self._best(*self._worths(latent)) if any(a.changes for a in self.asks) else None
         parts = [self._ask(latent, seen, ask, depth, samples, now) for ask in self.asks]
         evsi, error, info, risk = (torch.stack(p, dim=-1) for p in zip(*parts, strict=True))
         return Asked(evsi, error, info, risk)
@@ -166,12 +167,13 @@ class _Level:
         after_each = after.expand(size).flatten()
         flat = {key: value.flatten(0, 1) for key, value in told.items()}
         read = self.model.condition(after_each, flat)
-        worth = self._worths(read).reshape(count, size, -1)
-        best = self._best(worth)
+        worth, risk = (part.reshape(count, size, -1) for part in self._worths(read))
+        best = self._best(worth, risk)
         if depth > 1:
             best = best + self._further(read, flat, depth - 1).reshape(count, size)
         values = (probability * best[:, None]).sum(-1)  # [N, samples]
-        blind = self._best((probability.mean(1)[..., None] * worth).sum(1))
+        share = probability.mean(1)[..., None]
+        blind = self._best((share * worth).sum(1), (share * risk).sum(1))
         info = values.mean(1) - blind
         pairs = values.reshape(count, -1, 2).mean(-1)
         error = pairs.std(1) / pairs.shape[1] ** 0.5 if pairs.shape[1] > 1 else pairs[:, 0] * 0
@@ -223,20 +225,18 @@ class _Level:
             pieces.append(further.evsi.amax(-1).clamp_min(0.0))
         return torch.cat(pieces)
 
-    def _worths(self, latent: Latent) -> Tensor:
-        """Utility [N, C] of the candidates; -inf where the limit bars one."""
-        utility = self.tree.utility
+    def _worths(self, latent: Latent) -> tuple[Tensor, Tensor]:
+        """Utility and V_s to go [N, C] of the candidates."""
         horizon = horizon_of(self.candidates, self.tree.horizon)
-        found = worth_of(self.model, latent, self.candidates, utility, horizon, None)
-        value = found.returns
-        if found.risks is not None:
-            value = value - utility.risk_weight * found.risks
-            if utility.limit is not None:
-                value = value.masked_fill(found.risks > utility.limit.bound, -torch.inf)
-        return value
+        found = worth_of(self.model, latent, self.candidates, self.tree.utility, horizon, None)
+        risks = torch.zeros_like(found.returns) if found.risks is None else found.risks
+        return found.returns - self.tree.utility.risk_weight * risks, risks
 
-    def _best(self, worth: Tensor) -> Tensor:
+    def _best(self, worth: Tensor, risk: Tensor) -> Tensor:
+        """The best candidate's utility [...] out of [..., C]; the limit bars some."""
         utility = self.tree.utility
+        if utility.limit is not None:
+            worth = worth.masked_fill(risk > utility.limit.bound, -torch.inf)
         best = worth.amax(-1)
         if utility.limit is None and utility.abstain is None:
             return best
