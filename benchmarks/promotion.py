@@ -38,8 +38,8 @@ from bb_wm.testing.point_hazard import PointHazardEnv, PointHazardLayout, PointH
 from bb_wm.testing.tabular import TabularPOMDP
 from bb_wm.types import Batch, Episode, Latent, ObsSpec
 
-RULE = PromotionRule(context=1, states=300, samples=16, shared=16)
-EPISODES, FRESH = 120, 400
+RULE = PromotionRule(context=1, states=240, samples=16, shared=16)
+EPISODES, FRESH = 120, 300
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ class Check:
     @property
     def sentence(self) -> str:
         relation = "at least" if self.at_least else "at most"
-        return f"{self.what} is {number(self.value)}; it must be {relation} {number(self.limit)}"
+        return f"{self.what} is {_shown(self.value)}; it must be {relation} {_shown(self.limit)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,17 +82,18 @@ class Promotion:
         checks = tuple(
             (
                 check.what,
-                number(check.value),
-                f"{'>=' if check.at_least else '<='} {number(check.limit)}",
+                _shown(check.value),
+                f"{'>=' if check.at_least else '<='} {_shown(check.limit)}",
                 "ok" if check.passed else check.outcome.value,
             )
             for check in self.checks
         )
-        beside = tuple((name.replace("_", " "), number(x)) for name, x in self.numbers.items())
-        return [
+        beside = tuple((name.replace("_", " "), _shown(x)) for name, x in self.numbers.items())
+        tables = [
             Table("Conditions (V_s to go, calibrated)", ("", "value", "must be", ""), checks),
             Table("Beside them", ("", ""), beside),
         ]
+        return [table for table in tables if table.rows]
 
     @property
     def text(self) -> str:
@@ -121,6 +122,12 @@ class Promotion:
             "settings": dict(self.settings),
             "calibration": [dict(table) for table in self.tables],
         }
+
+
+def _shown(value: float) -> str:
+    """Counts as they are, other numbers to three digits."""
+    whole = math.isfinite(value) and value == int(value) and abs(value) < 1e6
+    return str(int(value)) if whole else number(value)
 
 
 def plain(value: Any) -> Any:

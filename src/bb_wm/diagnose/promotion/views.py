@@ -136,7 +136,8 @@ def compare_views(
 def choose_states(episodes: Sequence[Episode], horizon: int, rule: PromotionRule) -> Windows:
     """At most `rule.states` windows whose risk to go is known: all rows there, or the world ended.
 
-    A window that the recording cut short says nothing of what came after, and is left out.
+    A window that the recording cut short says nothing of what came after, and is left out. Episodes
+    take turns, since it is their number that a bound rests on.
     """
     plan = plan_windows([len(e) for e in episodes], context=rule.context, horizons=(horizon,))
     if plan.reach != horizon:
@@ -153,10 +154,19 @@ def choose_states(episodes: Sequence[Episode], horizon: int, rule: PromotionRule
     known = np.flatnonzero(cut.target_valid.all(1) | cut.ended)
     if not known.size:
         raise DataError("episodes", expected="windows with a known end", actual="none")
-    if known.size > rule.states:
-        draw = np.random.default_rng(rule.seed)
-        known = np.sort(draw.choice(known, size=rule.states, replace=False))
-    return cut.take(known)
+    known = np.random.default_rng(rule.seed).permutation(known)
+    turn = _turns(cut.episode[known])
+    return cut.take(np.sort(known[np.argsort(turn, kind="stable")[: rule.states]]))
+
+
+def _turns(episode: np.ndarray) -> np.ndarray:
+    """For each place the number of earlier places with the same episode."""
+    order = np.argsort(episode, kind="stable")
+    new = np.r_[True, np.diff(episode[order]) != 0]
+    first = np.maximum.accumulate(np.where(new, np.arange(len(order)), 0))
+    turn = np.empty(len(order), np.int64)
+    turn[order] = np.arange(len(order)) - first
+    return turn
 
 
 def realised_risk(windows: Windows, utility: Utility) -> np.ndarray:
