@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -37,6 +38,11 @@ def test_every_strategy_plays_the_same_episodes_and_decisions_go_on_record(desk)
     gate = " ".join(rows["gate (this model)"])
     asked = sum(float(n) for n in re.findall(r"[ABC] ([\d.]+)", gate))
     assert sum(report.counts.values()) == pytest.approx(8 * (1 + asked), abs=0.5)
+
+
+def test_a_world_with_masks_learns_them(desk) -> None:
+    described = json.loads((desk / "runs/ToolDesk/run.json").read_text())
+    assert '"action_mask": true' in json.dumps(described)
 
 
 def test_a_world_without_asks_is_refused_with_a_hint(trained) -> None:

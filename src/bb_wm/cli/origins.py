@@ -48,7 +48,10 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Rows to be had, and their spaces. `record` says it in run.json: `resume` finds it again."""
+    """Rows to be had, and their spaces. `record` says it in run.json: `resume` finds it again.
+
+    `masked`: its rows say which actions are available.
+    """
 
     name: str
     record: Mapping[str, Any]
@@ -56,6 +59,7 @@ class Origin:
     action_spec: ActionSpec
     source: EpisodeSource
     recorded: Sequence[Episode] | None = None
+    masked: bool = False
 
     def read(self, rows: int) -> Sequence[Episode]:
         """Everything recorded, or about `rows` freshly collected rows."""
@@ -96,6 +100,7 @@ def _world(name: str, seed: int, workers: int) -> Origin:
     env = maker()
     try:
         obs_spec, action_spec = ObsSpec.of(env.observation_space), ActionSpec.of(env.action_space)
+        masked = "action_mask" in env.reset(seed=0)[1]
     finally:
         env.close()
     source = WorldSource(maker, seed=seed, risk=world.risk, workers=workers)
@@ -104,7 +109,7 @@ def _world(name: str, seed: int, workers: int) -> Origin:
         "environment": world.env_id,
         "risk": world.risk_description,
     }
-    return Origin(folder_name(name), record, obs_spec, action_spec, source)
+    return Origin(folder_name(name), record, obs_spec, action_spec, source, masked=masked)
 
 
 def _recorded(path: Path, seed: int, reading: Reading) -> Origin:
@@ -119,7 +124,9 @@ def _recorded(path: Path, seed: int, reading: Reading) -> Origin:
     record: dict[str, Any] = {"recorded": str(path.resolve())}
     if reading.to_json():
         record["reading"] = reading.to_json()
-    return Origin(folder_name(path.stem), record, obs_spec, action_spec, source, episodes)
+    masked = all(episode.action_mask is not None for episode in episodes)
+    name = folder_name(path.stem)
+    return Origin(name, record, obs_spec, action_spec, source, episodes, masked)
 
 
 def _read(path: Path, reading: Reading) -> tuple[Sequence[Episode], ObsSpec, ActionSpec]:

@@ -87,7 +87,8 @@ def run(arguments: Arguments) -> int:
         workers=arguments.workers,
         reading=arguments.reading,
     )
-    config = runs.describe_model(origin, arguments.model)
+    settled = replace(arguments.model, action_mask=arguments.model.action_mask or origin.masked)
+    config = runs.describe_model(origin, settled)
     model = runs.build_model(config, device=arguments.device)  # refused before a folder is made
     folder = Path(arguments.run) if arguments.run else runs.free_folder(origin.name)
     if arguments.resume:
