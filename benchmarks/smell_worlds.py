@@ -3,7 +3,7 @@
 `LampWorld`: the reward hangs on a quality nobody sees and on where the cart is; the lamp is only an
 indicator. Whoever logs rows of operators who see the quality and set the lamp by it, leaks the
 reward into the lamp: the model learns that lamps make quality, and a strong planner switches it on.
-Hints: a thing that is good or bad, a weak cue, and a hint that can be asked for at a price.
+Hints: a thing that is good or bad, a cue that tells nothing, and a hint that has a price.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def hide_quality(episodes: list[Episode]) -> list[Episode]:
 
 # --- hints ----------------------------------------------------------------------------------------
 
-HINT, CUE = 0.9, 0.6  # how often each is right
+HINT, CUE = 0.95, 0.5  # how often each is right: the cue tells nothing
 ASK, PASS, TAKE = 0, 1, 2  # actions
 SEEN = gymnasium.spaces.Dict(
     {

@@ -13,6 +13,7 @@ from bb_wm.decide.planners import CEM, Planner, RandomShooting
 from bb_wm.diagnose.estimates import Estimate, flipped, mean, ratio
 from bb_wm.errors import ConfigError
 from bb_wm.imagine.utility import Utility
+from bb_wm.types import stack_latents
 
 if TYPE_CHECKING:
     from bb_wm.rssm import WorldModel
@@ -87,15 +88,19 @@ def measure_effort(
     ]
     if not kept:
         raise ConfigError("warmup", expected="fewer rows than episodes have", actual=warmup)
-    utility = Utility(discount=1.0)
+    latents = stack_latents([latent for _, latent, _ in kept])
     imagined = np.zeros((len(ladder), len(kept)))
     replayed = np.zeros_like(imagined)
     for place, planner in enumerate(ladder):
-        for at, (number, latent, actions) in enumerate(kept):
-            generator = torch.Generator().manual_seed(number)
-            plan = planner.plan(model, latent, utility=utility, generator=generator)
-            imagined[place, at] = float(plan.worth.return_)
-            future = plan.actions.cpu().numpy()
+        plan = planner.plan(
+            model,
+            latents,
+            utility=Utility(discount=1.0),
+            generator=[torch.Generator().manual_seed(number) for number, _, _ in kept],
+        )
+        imagined[place] = plan.worth.return_.cpu().numpy()
+        for at, (number, _, actions) in enumerate(kept):
+            future = plan.actions[at].cpu().numpy()
             replayed[place, at] = _replay(model, env, number, actions, future)
     promise, came = imagined[-1] - imagined[0], replayed[-1] - replayed[0]
     unit = np.arange(len(kept))

@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LatencyCreep(Detector):
-    """A step at the longest horizon costs half as much again as at a third of it, or the longest
+    """A step at the longest horizon costs a quarter more than at a third of it, or the longest
     rollout exceeds the budget where one was given."""
 
-    threshold: float = 1.5
+    threshold: float = 1.25
 
     name = "latency creep"
     reason = (
-        "imagination is a chain of equal steps, so a step's price does not depend on the horizon; "
-        "looking back over the whole past instead makes it nearly 3 at three times the horizon"
+        "imagination is a chain of equal steps, so the price of a step can only fall with the "
+        "horizon, as what is paid once is shared by more; a quarter is what timing leaves open"
     )
     advice = (
         "Plan with a shorter horizon or fewer candidates; give the core a memory that does not "
