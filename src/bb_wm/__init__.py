@@ -7,6 +7,8 @@
     latent = wm.encode(obs)
     trajectory = wm.rollout(latent, policy, horizon=10)
 
+and, deciding with it, `EVSI` (is asking worth it?), planners (`CEM`, `MPPI`) and `Gate`.
+
 Everything public is `bb_wm.X`. Names are loaded when first used, so `import bb_wm` alone imports
 neither torch nor any optional package.
 """
@@ -22,6 +24,22 @@ if TYPE_CHECKING:
     from bb_wm.config import Gaussian as Gaussian
     from bb_wm.config import Transformer as Transformer
     from bb_wm.config import WorldModelConfig as WorldModelConfig
+    from bb_wm.decide import CEM as CEM
+    from bb_wm.decide import EVSI as EVSI
+    from bb_wm.decide import MPPI as MPPI
+    from bb_wm.decide import Ask as Ask
+    from bb_wm.decide import Asker as Asker
+    from bb_wm.decide import AskEvidence as AskEvidence
+    from bb_wm.decide import AskTree as AskTree
+    from bb_wm.decide import Decision as Decision
+    from bb_wm.decide import Evidence as Evidence
+    from bb_wm.decide import EVSIResult as EVSIResult
+    from bb_wm.decide import Gate as Gate
+    from bb_wm.decide import Ledger as Ledger
+    from bb_wm.decide import ListedAsk as ListedAsk
+    from bb_wm.decide import Plan as Plan
+    from bb_wm.decide import RandomShooting as RandomShooting
+    from bb_wm.decide import Verdict as Verdict
     from bb_wm.errors import ActionError as ActionError
     from bb_wm.errors import AlignmentError as AlignmentError
     from bb_wm.errors import BatchError as BatchError
@@ -43,6 +61,12 @@ if TYPE_CHECKING:
     from bb_wm.errors import ResourceError as ResourceError
     from bb_wm.errors import SaveError as SaveError
     from bb_wm.errors import VersionError as VersionError
+    from bb_wm.imagine import Belief as Belief
+    from bb_wm.imagine import CVaR as CVaR
+    from bb_wm.imagine import Limit as Limit
+    from bb_wm.imagine import Mean as Mean
+    from bb_wm.imagine import Utility as Utility
+    from bb_wm.imagine import Worst as Worst
     from bb_wm.rssm import WorldModel as WorldModel
     from bb_wm.types import ActionSpec as ActionSpec
     from bb_wm.types import Batch as Batch
@@ -57,6 +81,32 @@ _HOMES = {
     "bb_wm.rssm": ("WorldModel",),
     "bb_wm.config": ("WorldModelConfig", "GRU", "Transformer", "Gaussian", "Categorical"),
     "bb_wm.types": ("ActionSpec", "Batch", "Episode", "Latent", "ObsSpec", "Trajectory"),
+    "bb_wm.imagine": (
+        "Belief",
+        "CVaR",
+        "Limit",
+        "Mean",
+        "Utility",
+        "Worst",
+    ),
+    "bb_wm.decide": (
+        "Ask",
+        "AskEvidence",
+        "Asker",
+        "AskTree",
+        "CEM",
+        "Decision",
+        "EVSI",
+        "EVSIResult",
+        "Evidence",
+        "Gate",
+        "Ledger",
+        "ListedAsk",
+        "MPPI",
+        "Plan",
+        "RandomShooting",
+        "Verdict",
+    ),
     "bb_wm.errors": (
         "ActionError",
         "AlignmentError",
