@@ -1,7 +1,17 @@
 """Risk that can be believed: predicted risk against what happened, fitted offline, applied online.
 
-Everything here is fitted on held-out episodes and saved beside the model as plain JSON. Tables,
-bounds and the drift monitor need no torch.
+Offline, on held-out episodes of the deployed policy:
+
+    calibration = calibrate(model, episodes, horizons=(1, 5, 10), alpha=0.05)
+    calibration.save("run/calibration.json")
+
+Online, for the candidates `plans` [C, K, A] of one state:
+
+    told = calibration.forecast(model, latent, plans, drifted=monitor.alarmed)
+    strange = calibration.ood.score(model, obs, previous, action)
+    Evidence.of_arrays(utilities=..., ood=strange, **told.columns(), ...)
+
+Tables, bounds and the drift monitor need no torch.
 """
 
 from __future__ import annotations
