@@ -33,9 +33,11 @@ def utility_for(name: str) -> Utility:
     return Utility(discount=0.95 if name == "P4_tiger_H5" else 1.0)
 
 
-def repeat(case: Case, particles: int, times: int, *, weighted: bool) -> list[EVSIResult]:
+def repeat(
+    case: Case, particles: int, times: int, *, weighted: bool, first: int = 0
+) -> list[EVSIResult]:
     evsi = EVSI(utility=utility_for(case.name), particles=particles, tower=False)
-    return [case.run(evsi, seed, weighted=weighted) for seed in range(times)]
+    return [case.run(evsi, first + seed, weighted=weighted) for seed in range(times)]
 
 
 def check_bars(case: Case, results: list[EVSIResult], particles: int) -> None:
@@ -264,7 +266,7 @@ def test_enumeration_meets_the_bars_from_independent_particles(name):
     results = repeat(case, 256, 100, weighted=False)
     assert {r.estimator for r in results} == {"Enumeration"}
     check_bars(case, results, 256)
-    assert coverage(case, results) >= 0.88
+    assert coverage(case, results) >= 0.90
 
 
 @pytest.mark.parametrize("name", FINITE)
@@ -273,22 +275,30 @@ def test_every_finite_case_meets_the_bars_from_its_weighted_belief(name):
     check_bars(case, repeat(case, 256, 20, weighted=True), 256)
 
 
+# Cases whose answer hangs on no sampled number: the estimate is exact and the interval covers it.
+CERTAIN = {"P7_zero_info", "P8_perfect", "P9_risk", *(n for n in CASES if n.startswith("P4b"))}
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("particles", [256, 1024])
-@pytest.mark.parametrize(
-    "name",
-    [*SAMPLED, "P2_betabin", "P5_lookup", "P6_rock_d5_n3", "P9c_risk_lambda15", "P14_ensemble"],
-)
+@pytest.mark.parametrize("name", list(CASES))
 def test_the_full_bars(name, particles):
+    """From independent particles; the seeds are none that the interval was made with."""
     case = CASES[name]()
-    results = repeat(case, particles, 300, weighted=False)
-    check_bars(case, results, particles)
+    # A sampled belief decides at random whether P9b's limit binds: its estimate needs the weights
+    # (`weighted` above), and its interval says how little is known without them.
+    limited = name.startswith("P9b")
+    results = repeat(case, particles, 200, weighted=False, first=3_000_000)
+    if not limited:
+        check_bars(case, results, particles)
     covered = coverage(case, results)
     assert covered >= 0.90
-    if case.sd_psi > 0:
-        # What 300 replications of a coverage of .99 show at most, 19 times out of 20.
-        assert covered <= 0.99 + 1.645 * math.sqrt(0.99 * 0.01 / 300)
+    if name in CERTAIN:
+        assert covered == 1
+        return
+    # What 200 replications of a coverage of .99 show at most, 19 times out of 20.
+    assert covered <= 0.99 + 1.645 * math.sqrt(0.99 * 0.01 / 200)
 
 
 def test_over_confident_posterior_is_scored_by_its_own_particles_and_caught_by_the_tower():
@@ -314,5 +324,5 @@ def test_over_confident_posterior_is_scored_by_its_own_particles_and_caught_by_t
     assert fiction == pytest.approx(expected["q_overconfident"]["plugin_gross_reported"], abs=0.03)
     alarms = [quadratic().run(EVSI(answers=1), seed).tower_alarm for seed in range(40)]
     assert sum(alarms) <= 2
-    caught = [case.run(EVSI(particles=1024, answers=1), seed).tower_alarm for seed in range(20)]
+    caught = [case.run(EVSI(particles=256, answers=1), seed).tower_alarm for seed in range(20)]
     assert sum(caught) == 20

@@ -7,6 +7,7 @@ particle that made them: that would be clairvoyance.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from bb_wm.protocols import Observer
 
 LARGEST_PRODUCT = 1024  # joint answers of several calls up to which they are summed over
+LEAST_NATS = 1e-3  # q that moves less over answers has collapsed
 _REFERENCES = 4
 _SHARED_DRAWS = 4
 
@@ -84,6 +86,7 @@ def features_of(
         return _join(raw, ask), False, told
     agents = _references(particles, generator)
     parts: list[Tensor] = []
+    nats = math.inf
     for agent in agents:
         known = agent.map(lambda t: t.expand(particles.batch_shape[0], repeats, *t.shape))
         seen = []
@@ -91,6 +94,8 @@ def features_of(
             if ask.action is not None:
                 action = ask.action.to(known.h).expand(*known.batch_shape, -1)
                 known = model.step(known, action)
+            if k == 0 and not parts:
+                nats = _nats(model, known, answer, generator)
             statistics = _posterior(model, known, answer, generator)
             if ask.action is not None:
                 known = model.condition(known, answer)
@@ -99,8 +104,8 @@ def features_of(
                     statistics = torch.cat([statistics, known.h], -1)
             seen.append(statistics)
         parts.append(_join(seen, ask))
-    features = torch.cat(parts, -1).double()
-    return features, _moved_little(features, torch.cat(raw, -1).double()), told
+    differ = bool(torch.cat(raw, -1).double().flatten(0, 1).var(0).sum() > 0)
+    return torch.cat(parts, -1).double(), differ and nats < LEAST_NATS, told
 
 
 def _posterior(
@@ -143,9 +148,23 @@ def flatten(told: Mapping[str, Tensor], lead: int) -> Tensor:
     return torch.cat([value.flatten(lead).double() for _, value in sorted(told.items())], -1)
 
 
-def _moved_little(features: Tensor, raw: Tensor) -> bool:
-    """Posterior collapse: answers differ, what is known after them does not."""
-    told = raw.flatten(0, 1).var(0).sum()
-    learnt = features.flatten(0, 1)
-    moved = learnt.var(0).sum() / learnt.square().mean(0).sum().clamp_min(1e-300)
-    return bool((told > 0) & (moved < 1e-8))
+def _nats(
+    model: Observer, known: Latent, answer: Mapping[str, Tensor], generator: torch.Generator
+) -> float:
+    """About how much reading the first answers [N, 0] changes q, in nats per answer: half the
+    squared shift of q between answers in units of its own spread."""
+    one, told = known[:, 0], {key: value[:, 0] for key, value in answer.items()}
+    if model.noise_size == 0:
+        return math.inf if bool(model.condition(one, told).z.var(0).sum() > 0) else 0.0
+    # The same lucks and their opposites for every answer: their mean is q's middle, their half
+    # difference its spread.
+    wide = one.expand(_SHARED_DRAWS)
+    told = {key: v[:, None].expand(-1, _SHARED_DRAWS, *v.shape[1:]) for key, v in told.items()}
+    noise = draw_noise((_SHARED_DRAWS, model.noise_size), generator).to(one.z)
+    noise = noise.expand(*one.batch_shape, -1, -1)
+    up, down = model.condition(wide, told, noise).z, model.condition(wide, told, -noise).z
+    shift = ((up + down) / 2).mean(1).var(0).sum()
+    spread = ((up - down) / 2).square().mean((0, 1)).sum()
+    if float(shift) == 0:
+        return 0.0
+    return float(0.5 * shift / spread) if float(spread) > 0 else math.inf
