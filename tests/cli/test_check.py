@@ -1,7 +1,10 @@
 """`bb-wm check` on worlds, logs and runs, right and shifted."""
 
+import importlib.util
+import sys
 from dataclasses import replace
 
+import gymnasium
 import numpy as np
 import pytest
 
@@ -78,7 +81,83 @@ def test_what_limits_a_model_is_said(tmp_path, capsys):
 
 def test_a_world_is_collected_from_and_checked(capsys):
     assert main(["check", "EchoWorld", "--rows", "900"]) == 0
-    assert "Alignment: aligned." in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "Environment: bb_wm/EchoWorld-v0" in shown
+    assert "Alignment: aligned." in shown
+    assert "events: risk sets in" in shown
+    assert "Verdict: usable." in shown
+
+
+MINE = """
+import gymnasium, numpy
+class Arm(gymnasium.Env):
+    observation_space = gymnasium.spaces.Box(-9.0, 9.0, (2,), numpy.float32)
+    action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), numpy.float32)
+    def __init__(self, broken=False, render_mode=None):
+        self.render_mode, self.broken = render_mode, broken
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.row, self.at = 0, self.np_random.uniform(-1, 1, 2)
+        return self.at.astype(numpy.float32), {}
+    def step(self, action):
+        self.row += 1
+        self.at = 0.8 * self.at + float(action[0])
+        if self.broken:
+            self.at[0] = numpy.nan
+        return self.at.astype(numpy.float32), float(self.at[0]), self.row == 25, False, {}
+gymnasium.register("ArmForTest-v0", Arm)
+gymnasium.register("BrokenArmForTest-v0", Arm, kwargs={"broken": True})
+"""
+
+
+@pytest.fixture
+def my_envs(tmp_path, monkeypatch):
+    (tmp_path / "my_envs_for_check.py").write_text(MINE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield "my_envs_for_check"
+    for name in ("ArmForTest-v0", "BrokenArmForTest-v0"):
+        gymnasium.registry.pop(name, None)
+    sys.modules.pop("my_envs_for_check", None)
+
+
+def test_an_environment_of_ones_own_is_told_what_to_fix(my_envs, capsys):
+    assert main(["check", f"{my_envs}:ArmForTest-v0", "--rows", "900"]) == 0
+    shown = capsys.readouterr().out
+    assert 'To fix: risk: info["cost"] is never reported' in shown
+    assert "PhysicsRisk" in shown
+    assert "To fix: episode end: every episode terminates at row 26: that is a time limit" in shown
+    assert "To fix: rare events: none in" in shown
+    assert "Verdict: usable, with 3 things to fix." in shown
+
+
+def test_an_environment_that_cannot_be_learnt_from_is_1(my_envs, capsys):
+    assert main(["check", f"{my_envs}:BrokenArmForTest-v0"]) == 1
+    shown = capsys.readouterr()
+    assert "Stop: observation: NaN or infinity" in shown.out
+    assert "Verdict: not usable." in shown.out
+    assert "Usable" not in shown.out
+    assert "repair or mask the sensor" in shown.err
+
+
+def test_worlds_says_what_each_needs_and_how_to_get_it(capsys, monkeypatch):
+    real = importlib.util.find_spec
+    gone = ("dm_control", "pcgym")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda m: None if m in gone else real(m))
+    assert main(["worlds"]) == 0
+    shown = capsys.readouterr().out
+    line = 'dm_control/reacher-easy-v0   [needs robot; missing: pip install "bb_wm[robot]"]'
+    assert line in shown
+    assert "CartPole-v1   [needs gymnasium; installed]" in shown
+    assert 'CSTR   [needs factory; missing: pip install "bb_wm[factory]"]' in shown
+    assert main(["worlds", "--missing", "--domain", "factory"]) == 0
+    shown = capsys.readouterr().out
+    assert "CSTR" in shown
+    assert "To install what is missing:" in shown
+    assert "CartPole" not in shown
+    assert main(["worlds", "--missing", "--domain", "control"]) == 0
+    assert "Everything" in capsys.readouterr().out
+    assert main(["check", "CSTR"]) == 2
+    assert 'pip install "bb_wm[factory]"' in capsys.readouterr().err
 
 
 def test_the_rows_of_a_run_can_be_checked(trained, monkeypatch, capsys):

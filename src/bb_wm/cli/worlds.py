@@ -15,13 +15,17 @@ EXAMPLES: Final = """
 Examples
   bb-wm worlds
   bb-wm worlds --domain robot
+  bb-wm worlds --missing
   bb-wm train Reacher-v5
 
-Any other Gymnasium id works too (bb-wm train Ant-v5), and "module:Env-v0" for one of yours.
+Other names work too: any Gymnasium id (bb-wm train Taxi-v4), "dm_control/TASK-v0", "safety/TASK",
+an id of gym-electric-motor (Cont-TC-SCIM-v0), and "module:Env-v0" for one of yours.
 """
 
 _HEADINGS: Final[dict[str, str]] = {
     "exact": "exact (small worlds of ours whose answers are known)",
+    "factory": "factory (electric drives and a chemical reactor)",
+    "robot": "robot (risk from physics)",
     "ui": "ui (user interfaces)",
 }
 
@@ -32,6 +36,8 @@ class Arguments:
 
     domain: str = ""
     """Only the worlds of this domain."""
+    missing: bool = False
+    """Only the worlds that lack something here."""
 
 
 def parse(words: Sequence[str]) -> Arguments:
@@ -51,19 +57,30 @@ def run(arguments: Arguments) -> int:
             "--domain", expected=f"one of {', '.join(domains)}", actual=arguments.domain
         )
     shown = [world for world in worlds if arguments.domain in ("", world.domain)]
+    if arguments.missing:
+        shown = [world for world in shown if not world.installed]
+    if not shown:
+        print("Everything that these worlds need is installed.")
+        return 0
     print(_listing(shown))
-    print("\nTrain on one: bb-wm train", shown[0].name)
+    lacking = dict.fromkeys(world.install for world in shown if not world.installed)
+    if lacking:
+        print("\nTo install what is missing:")
+        print("\n".join(f"  {line}" for line in lacking))
+    ready = next((world for world in shown if world.installed), None)
+    if ready is not None:
+        print("\nTrain on one: bb-wm train", ready.name)
     return 0
 
 
 def _listing(worlds: Sequence[World]) -> str:
-    """One block a domain, one world a line, what it lacks and what its risk is below."""
+    """One block a domain, one world a line with what it needs, and what its risk is below."""
     blocks = []
     for domain in dict.fromkeys(world.domain for world in worlds):
         lines = [_HEADINGS.get(domain, domain)]
         for world in (world for world in worlds if world.domain == domain):
-            here = "" if world.installed else f'   needs: pip install "bb_wm[{world.needs}]"'
-            lines.append(f"  {world.name}{here}")
+            state = "installed" if world.installed else f"missing: {world.install}"
+            lines.append(f"  {world.name}   [needs {world.needs}; {state}]")
             lines.append(f"      risk: {world.risk_description}")
             if world.note:
                 lines.append(f"      {world.note}")
