@@ -29,7 +29,7 @@ from torch import Tensor
 from bb_wm.decide.planners import CEM, Enumerate, Planner
 from bb_wm.diagnose.promotion import Outcome, PromotionRule, promote
 from bb_wm.diagnose.promotion.estimates import quantile
-from bb_wm.diagnose.promotion.views import NEW, OLD, _choices, _starts, choose_states
+from bb_wm.diagnose.promotion.views import NEW, OLD, choose_states, own_choices, starting_beliefs
 from bb_wm.diagnose.windows import Windows
 from bb_wm.imagine.rollout import rollout
 from bb_wm.imagine.utility import Utility
@@ -316,8 +316,8 @@ def truth(
     windows = choose_states(fresh, world.planner.horizon, rule)
     risks = []
     for model in (old, new):
-        starts = _starts(model, windows)
-        plans, _, acts = _choices(model, starts, world.planner, world.utility, seed)
+        starts = starting_beliefs(model, windows)
+        plans, _, acts = own_choices(model, starts, world.planner, world.utility, seed)
         risks.append(np.where(acts.numpy(), world.true_risk(windows, plans), 0.0))
     even = np.ones(len(windows))
     delta = quantile(risks[NEW] - risks[OLD], even, rule.percentile)

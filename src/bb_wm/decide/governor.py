@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from bb_wm.decide.evidence import Fault
 from bb_wm.errors import ConfigError
@@ -271,7 +271,8 @@ class Governor:
         until = float("inf") if milliseconds is None else began + milliseconds / 1000
         plan: Plan | None = None
         try:
-            plan = planner.plan(_Watched(model, self.clock, until), latent, **fitted)
+            watched = cast("Dynamics", _Watched(model, self.clock, until))
+            plan = planner.plan(watched, latent, **fitted)
             _wait_for(plan.actions)
         except _OutOfTimeError:
             plan = None
@@ -370,7 +371,7 @@ class _OutOfTimeError(Exception):
 
 
 class _Watched:
-    """The same dynamics, but a step after the deadline is not taken."""
+    """The same dynamics in all they answer, but a step after the deadline is not taken."""
 
     def __init__(self, model: Dynamics, clock: Callable[[], float], until: float) -> None:
         self._model, self._clock, self._until = model, clock, until
@@ -382,20 +383,3 @@ class _Watched:
         if self._clock() >= self._until:
             raise _OutOfTimeError
         return self._model.step(latent, action, noise)
-
-    @property
-    def noise_size(self) -> int:
-        return self._model.noise_size
-
-    @property
-    def action_size(self) -> int:
-        return self._model.action_size
-
-    def predict_reward(self, latent: Latent) -> Tensor:
-        return self._model.predict_reward(latent)
-
-    def predict_safety(self, latent: Latent) -> Tensor:
-        return self._model.predict_safety(latent)
-
-    def predict_continue(self, latent: Latent) -> Tensor:
-        return self._model.predict_continue(latent)

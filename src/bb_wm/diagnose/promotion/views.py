@@ -96,9 +96,9 @@ def compare_views(
     true = realised_risk(windows, utility)
     logged = torch.from_numpy(np.ascontiguousarray(windows.future, np.float32))
     with torch.no_grad():
-        starts = [_starts(model, windows) for model in models]
+        starts = [starting_beliefs(model, windows) for model in models]
         choices = [
-            _choices(model, start, planner, utility, rule.seed)
+            own_choices(model, start, planner, utility, rule.seed)
             for model, start in zip(models, starts, strict=True)
         ]
         shared = _shared_plans(old, planner.horizon, rule)
@@ -197,12 +197,12 @@ def _check_pair(old: Candidate, new: Candidate, planner: Planner) -> None:
             )
 
 
-def _starts(model: Candidate, windows: Windows) -> Latent:
+def starting_beliefs(model: Candidate, windows: Windows) -> Latent:
     """The belief [S] at each window's last context row."""
     return model.filter(_context_batch(model, windows))[:, -1]  # type: ignore[arg-type]
 
 
-def _choices(
+def own_choices(
     model: Candidate, starts: Latent, planner: Planner, utility: Utility, seed: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The model's own plans [S, H, A], whether they are valid and would be carried out, [S]."""
