@@ -16,9 +16,11 @@ _ALARMS = ("helpless", "hubris", "deaf")
 @dataclass(frozen=True)
 class HelplessOrHubris(Detector):
     """The ledger's alarms on asking, where decisions settled by lot confirm them; deafness (no
-    answer was ever thought to tell anything) is evidence by itself."""
+    answer was ever thought to tell anything) is evidence by itself. Below `least` decisions not
+    even 0 asks exclude that 3 % would be asked (Wilson's interval, 95 %)."""
 
     threshold: float = 0.95
+    least: int = 125
 
     name = "EVSI helplessness or hubris"
     reason = (
@@ -44,9 +46,10 @@ class HelplessOrHubris(Detector):
         for alarm in raised:
             if alarm.confirmed or alarm.name == "deaf":
                 return self.found(f"{alarm.name}: {alarm.reason}.", numbers)
-        if asking.open < asking.least:
+        least = max(self.least, asking.least)
+        if asking.open < least:
             return self.unknown(
-                f"{asking.open} decisions with an ask at hand; {asking.least} are needed.", numbers
+                f"{asking.open} decisions with an ask at hand; {least} are needed.", numbers
             )
         if raised:
             return self.unknown(f"{raised[0].name}? {raised[0].reason}.", numbers)
