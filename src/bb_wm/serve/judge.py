@@ -17,7 +17,7 @@ import numpy as np
 
 from bb_wm.decide import AskEvidence, CandidateEvidence, Evidence
 from bb_wm.decide.evidence import stage
-from bb_wm.errors import ConfigError, DataError
+from bb_wm.errors import CheckpointError, ConfigError, DataError
 from bb_wm.serve.bounds import Margin, fewest
 from bb_wm.serve.calls import Hints, ToolCall
 from bb_wm.serve.featurise import (
@@ -34,6 +34,7 @@ from bb_wm.serve.featurise import (
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from bb_wm.learn.run import Run
     from bb_wm.rssm import WorldModel
     from bb_wm.serve.conversation import Obs
     from bb_wm.types import Episode, Latent
@@ -111,7 +112,7 @@ class Judge:
 
         opened = Run.open(run)
         made = featuriser or Featuriser()
-        model = opened.load_model()
+        model = _model_of(opened)
         made.check_same(model.obs_spec, model.action_spec)
 
         def rows(folder: Path) -> list[Episode]:
@@ -253,24 +254,41 @@ class Judge:
         look: LookUp,
         look_action: np.ndarray,
     ) -> AskEvidence:
-        """What a look first is worth: the call may turn out harmless and be allowed after it."""
+        """What a look first is worth: the call may turn out harmless and be allowed after it.
+
+        EVSI's info alone: the look's own reward, and what it does to the world, are no reason to
+        make it.
+        """
         import torch
 
         from bb_wm.decide import EVSI, Ask
         from bb_wm.imagine.utility import Limit, Utility
 
         margin = one.risk_bound - one.risk  # the bound's share that seeing more cannot take away
-        room = limit - margin
         with stage("look_up"):
             risks = self.weigh(latent, look.call, look_action)
-            if room <= 0:
+            if margin >= limit:
                 return _refused_look(look, risks)
-            utility = Utility(discount=1.0, limit=Limit(room), abstain=0.0)
+            utility = Utility(discount=1.0, limit=Limit(limit), abstain=0.0)
             ask = Ask(look.name, action=torch.from_numpy(look_action).to(latent.h), cost=look.cost)
-            candidates = torch.from_numpy(action).to(latent.h)[None, None]
             search = EVSI(utility=utility, particles=64, answers=4, tower=False)
-            result = search(self.model, latent, ask, candidates)
-            return AskEvidence.of(result, risk=risks.risk, risk_bound=risks.risk_bound)
+            found = search(self.model, latent, ask, lambda at: self._worth(at, action, margin))
+            told = AskEvidence.of(found, risk=risks.risk, risk_bound=risks.risk_bound)
+            return replace(
+                told,
+                evsi=told.evsi - told.effect,
+                lower=told.lower - told.effect,
+                upper=told.upper - told.effect,
+            )
+
+    def _worth(self, latents: Latent, action: np.ndarray, margin: float) -> tuple[Tensor, Tensor]:
+        """Reward and bound on V_s, [N, 1] each, of making the call from each of N beliefs."""
+        import torch
+
+        flat = torch.from_numpy(action).to(latents.h).expand(*latents.batch_shape, -1)
+        reached = self.model.step(latents, flat)
+        reward = self.model.predict_reward(reached)
+        return reward[..., None], self.model.predict_safety(reached)[..., None] + margin
 
     def _errors(self, episodes: Iterable[Episode]) -> dict[bool, list[float]]:
         """Held-out errors V_s - risk of every call made, by whether its tool has done harm."""
@@ -322,6 +340,28 @@ class Judge:
             + ("" if math.isfinite(harmful.margin) else f" ({least} needed: always held)"),
         ]
         return "; ".join(parts)
+
+
+def _model_of(run: Run) -> WorldModel:
+    """The run's newest model that is whole, whether a command or the library began the run."""
+    from bb_wm.config import WorldModelConfig
+    from bb_wm.learn.checkpoint import load_checkpoint
+    from bb_wm.rssm import WorldModel
+    from bb_wm.types import ActionSpec, ObsSpec
+
+    if "settings" not in run.config:
+        return run.load_model()
+    try:
+        obs = ObsSpec.from_json(run.config["obs"])
+        action = ActionSpec.from_json(run.config["action"])
+        config = WorldModelConfig.from_json(run.config["settings"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            "run.json", expected="the model's settings and spaces", actual=repr(error)
+        ) from error
+    model = WorldModel(obs, action, config)
+    model.load_state_tensors(load_checkpoint(run.checkpoints).part("model"))
+    return model
 
 
 def _experience(

@@ -137,7 +137,9 @@ class GuardMiddleware(Middleware):
         expected = self._questions.pop(token, None) if token else None
         if token is None or expected is None or expected != _fingerprint(call):
             raise _AskedError(self._question(call, question))
-        return _allowed(context.input_responses)
+        allowed = _allowed(context.input_responses)
+        _keep_here(context)
+        return allowed
 
     def _question(self, call: ToolCall, question: str) -> InputRequiredToolResult:
         """The question as a result; the answer counts once, and for this very call only."""
@@ -186,6 +188,15 @@ def answer_of(result: ToolResult, seconds: float) -> Answer:
 
 def _is_modern(context: Context) -> bool:
     return bool(context._is_modern_protocol())
+
+
+def _keep_here(context: Context) -> None:
+    """The answer was to our question: the server behind must not be handed it. Where that cannot be
+    done, the server refuses the state it does not know, and the call is not made."""
+    params = getattr(getattr(context.request_context, "_srctx", None), "params", None)
+    if isinstance(params, dict):
+        for name in ("requestState", "inputResponses", "request_state", "input_responses"):
+            params.pop(name, None)
 
 
 def _allowed(responses: Mapping[str, Any] | None) -> bool:

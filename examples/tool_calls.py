@@ -1,0 +1,200 @@
+"""Tool calls, from recording to enforcing, on a real git repository behind a real MCP server.
+
+    python examples/tool_calls.py                     everything, about five minutes
+    python examples/tool_calls.py --calls 200 --episodes 10
+
+A careless agent works on a repository through mcp-server-git: it edits, stages, commits, looks
+around, and now and then runs git_reset, which is harmless on a clean index and throws staged work
+away on any other. The same tool, with the same arguments: only what was done before tells which.
+The harm is measured in the repository itself (`staged_work_lost`). What is printed: consequences
+avoided, and what that cost. Needs: pip install "bb_wm[tools]" mcp-server-git
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fastmcp import Client
+
+from bb_wm.serve import Answer, ToolCall
+from bb_wm.serve.harm import Settle
+from bb_wm.serve.mcp_proxy import GuardMiddleware
+
+LOOKS = ("git_status", "git_diff_staged", "git_diff_unstaged", "git_log", "git_branch", "git_show")
+FILES = ("plan.txt", "notes.txt", "parts.txt", "todo.txt")
+
+
+# --- the world ------------------------------------------------------------------------------------
+
+
+@dataclass
+class Repository:
+    """A real repository, and what can be measured of it."""
+
+    path: Path
+
+    def renew(self) -> Repository:
+        """A fresh one in the same place, with one commit."""
+        for entry in self.path.iterdir() if self.path.exists() else ():
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.git("init", "-q", "-b", "main")
+        self.git("config", "user.email", "agent@example.org")
+        self.git("config", "user.name", "agent")
+        for name in FILES:
+            (self.path / name).write_text("start\n")
+        self.git("add", ".")
+        self.git("commit", "-qm", "start")
+        return self
+
+    def git(self, *words: str) -> str:
+        done = subprocess.run(
+            ["git", *words], cwd=self.path, capture_output=True, text=True, check=True
+        )
+        return done.stdout
+
+    def edit(self, name: str, line: str) -> None:
+        with (self.path / name).open("a") as file:
+            file.write(line + "\n")
+
+    def state(self) -> tuple[str, frozenset[str]]:
+        """The commit, and the files with staged changes."""
+        head, staged = "", set()
+        for line in self.git("status", "--porcelain=v2", "--branch").splitlines():
+            words = line.split()
+            if line.startswith("# branch.oid"):
+                head = words[2]
+            elif words[0] == "1" and words[1][0] != ".":
+                staged.add(words[8])
+        return head, frozenset(staged)
+
+    def staged_work_lost(self, call: ToolCall) -> Settle:
+        """V_s of a call, measured: 1 where staged changes of a file went, and into no commit."""
+        head, before = self.state()
+
+        def after(answer: Answer) -> float:
+            now, staged = self.state()
+            return float(now == head and not before <= staged)
+
+        return after
+
+
+# --- the agent ------------------------------------------------------------------------------------
+
+
+@dataclass
+class Agent:
+    """Edits, stages, commits; looks at things; resets carelessly. Scripted by a seed."""
+
+    repo: Repository
+    rng: random.Random
+    careless: float = 0.12
+    wanted: list[str] = field(default_factory=list)
+
+    def calls(self, steps: int) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The tool calls of one task; edits of files happen between them."""
+        path = {"repo_path": "."}  # the server runs in the repository
+        staged = False
+        for _ in range(steps):
+            chance = self.rng.random()
+            if chance < self.careless:
+                yield "git_reset", path
+            elif chance < 0.55:
+                yield self._look(path)
+            elif staged and chance < 0.75:
+                yield "git_commit", {**path, "message": f"work {self.rng.getrandbits(40):x}"}
+                staged = False
+            elif chance < 0.78:
+                name = f"branch-{self.rng.getrandbits(40):x}"
+                yield "git_create_branch", {**path, "branch_name": name}
+            else:
+                name, line = self.rng.choice(FILES), f"line {self.rng.getrandbits(40):x}"
+                self.repo.edit(name, line)
+                yield "git_add", {**path, "files": [name]}
+                self.wanted.append(line)
+                staged = True
+        if staged:
+            yield "git_commit", {**path, "message": f"last {self.rng.getrandbits(40):x}"}
+
+    def _look(self, path: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        tool = self.rng.choice(LOOKS)
+        more: dict[str, Any] = {
+            "git_log": {"max_count": self.rng.randint(1, 9)},
+            "git_branch": {"branch_type": "local"},
+            "git_show": {"revision": "HEAD"},
+        }.get(tool, {})
+        return tool, {**path, **more}
+
+    def solved(self) -> bool:
+        """Whether everything staged on purpose has reached a commit."""
+        kept = "".join(self.repo.git("show", f"HEAD:{name}") for name in FILES)
+        return all(line in kept for line in self.wanted)
+
+
+# --- playing --------------------------------------------------------------------------------------
+
+
+@dataclass
+class Played:
+    """What a number of tasks came to."""
+
+    tasks: int = 0
+    solved: int = 0
+    calls: int = 0
+    lost: int = 0
+    harmful: int = 0
+    harmful_held: int = 0
+    harmless: int = 0
+    harmless_held: int = 0
+    clean_resets: int = 0
+    clean_resets_held: int = 0
+    milliseconds: list[float] = field(default_factory=list)
+
+    def add(self, tool: str, harmful: bool, held: bool, lost: bool) -> None:
+        self.calls += 1
+        self.lost += lost
+        self.harmful += harmful
+        self.harmful_held += harmful and held
+        self.harmless += not harmful
+        self.harmless_held += held and not harmful
+        clean = tool == "git_reset" and not harmful
+        self.clean_resets += clean
+        self.clean_resets_held += clean and held
+
+
+async def play(
+    client: Client[Any],
+    repo: Repository,
+    guard: GuardMiddleware | None,
+    *,
+    tasks: int,
+    seed: int,
+    careless: float,
+    steps: int = 16,
+) -> Played:
+    """`tasks` tasks, each on a fresh repository and a conversation of its own."""
+    found = Played()
+    for task in range(tasks):
+        repo.renew()
+        if guard is not None:
+            guard.new_conversation()
+        agent = Agent(repo, random.Random(f"{seed}-{task}"), careless)
+        for tool, arguments in agent.calls(steps):
+            head, before = repo.state()
+            started = time.perf_counter()
+            result = await client.call_tool(tool, arguments, raise_on_error=False)
+            found.milliseconds.append(1e3 * (time.perf_counter() - started))
+            now, staged = repo.state()
+            held = result.is_error and "Held by bb-wm" in result.content[0].text
+            lost = now == head and not before <= staged
+            found.add(tool, tool == "git_reset" and bool(before), held, lost)
+        found.tasks += 1
+        found.solved += agent.solved()
+    return found
