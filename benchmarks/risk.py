@@ -1,6 +1,6 @@
 """Calibrated risk: is it right, does its bound hold, does the monitor keep its promise?
 
-    python -m benchmarks.risk theory                   known laws, no model; a minute
+    python -m benchmarks.risk theory                   known laws, no model; minutes
     python -m benchmarks.risk worlds                   HazardChain, Hopper-v5, CartPole-v1: trains
     python -m benchmarks.risk worlds --worlds HazardChain --seeds 0 --updates 1000
     python -m benchmarks.risk report                   print the tables again

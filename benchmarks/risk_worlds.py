@@ -47,8 +47,8 @@ class Settings:
     updates: int = 1_000
     calibrating: int = 300  # recorded episodes for tables and strangeness
     judging: int = 300  # recorded episodes that judge them
-    decided: int = 1_200  # episodes of plans carried out to their end, per way to choose
-    decisions: int = 4  # plans per such episode
+    decided: int = 2_000  # episodes of plans carried out to their end, per way to choose
+    decisions: int = 2  # plans per such episode
     candidates: int = 16
     draws: int = 200
     episodes_per_draw: int = 300
@@ -100,7 +100,7 @@ def _model(job: Job, settings: Settings, models: Path) -> WorldModel:
         return WorldModel.load(place)
     except CheckpointError:
         pass
-    training = Training(rows=settings.rows, heldout_rows=1, updates=settings.updates)
+    training = Training(rows=settings.rows, heldout_rows=2, updates=settings.updates)
     obs, action, episodes, _ = gather(job.world, job.seed, training)
     config = PRESETS[job.preset](job.seed)
     model, _ = train(config, obs, action, episodes, training, seed=job.seed, label=job.label)
