@@ -40,7 +40,6 @@ from bb_wm.rssm import WorldModel
 from bb_wm.testing.worlds import (
     EchoWorld,
     HazardChain,
-    KalmanParameters,
     KalmanWorld,
     LineWorld,
 )
@@ -93,7 +92,7 @@ class Settings:
 def world_of(name: str, seed: int) -> Maker:
     makers: dict[str, Maker] = {
         "line": LineWorld,
-        "kalman": lambda: KalmanWorld(KalmanParameters.draw(seed)),
+        "kalman": lambda: KalmanWorld(seed),
         "echo": EchoWorld,
         "hazard": lambda: HazardChain(depth=3, rate=0.03, length=50),
     }
