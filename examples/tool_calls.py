@@ -1,7 +1,8 @@
 """Tool calls, from recording to enforcing, on a real git repository behind a real MCP server.
 
-    python examples/tool_calls.py                     everything, about five minutes
-    python examples/tool_calls.py --calls 200 --episodes 10
+    python examples/tool_calls.py OUT                        everything; some minutes
+    python examples/tool_calls.py OUT --record 12 --tasks 5  a quick look
+    python examples/tool_calls.py OUT --tasks 50             what OUT holds already is used again
 
 A careless agent works on a repository through mcp-server-git: it edits, stages, commits, looks
 around, and now and then runs git_reset, which is harmless on a clean index and throws staged work
@@ -12,9 +13,13 @@ avoided, and what that cost. Needs: pip install "bb_wm[tools]" mcp-server-git
 
 from __future__ import annotations
 
+import argparse
+import asyncio
 import random
 import shutil
+import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,8 +27,12 @@ from pathlib import Path
 from typing import Any
 
 from fastmcp import Client
+from fastmcp.client.transports import StdioTransport
+from fastmcp.server import create_proxy
 
-from bb_wm.serve import Answer, ToolCall
+from bb_wm.cli import main
+from bb_wm.decide import Gate, Ledger
+from bb_wm.serve import Answer, Guard, GuardSettings, Judge, Recording, ToolCall
 from bb_wm.serve.harm import Settle
 from bb_wm.serve.mcp_proxy import GuardMiddleware
 
@@ -198,3 +207,110 @@ async def play(
         found.tasks += 1
         found.solved += agent.solved()
     return found
+
+
+# --- the life cycle -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Desk:
+    """Where everything of this example lies, and the server that works there."""
+
+    out: Path
+
+    @property
+    def repo(self) -> Repository:
+        return Repository(self.out / "repository")
+
+    @property
+    def recording(self) -> Path:
+        return self.out / "recording"
+
+    @property
+    def run(self) -> Path:
+        return self.out / "run"
+
+    def server(self) -> StdioTransport:
+        self.repo.path.mkdir(parents=True, exist_ok=True)
+        return StdioTransport(sys.executable, ["-m", "mcp_server_git"], cwd=str(self.repo.path))
+
+    async def play(self, guard: Guard | None, **how: Any) -> Played:
+        """Play through the guard, or, with None, straight against the server."""
+        if guard is None:
+            async with Client(self.server()) as client:
+                return await play(client, self.repo, None, **how)
+        proxy = create_proxy(self.server(), name="guarded")
+        middleware = GuardMiddleware(guard)
+        proxy.add_middleware(middleware)
+        async with Client(proxy) as client:
+            return await play(client, self.repo, middleware, **how)
+
+    def record(self, tasks: int, careless: float) -> Played:
+        harm = self.repo.staged_work_lost
+        with Guard("record", recording=Recording(self.recording), harm=harm, report=print) as guard:
+            return asyncio.run(self.play(guard, tasks=tasks, seed=1, careless=careless))
+
+    def train(self, updates: int) -> None:
+        words = ["train", str(self.recording), "--run", str(self.run), "--preset", "tiny"]
+        if main([*words, "--updates", str(updates)]):
+            raise SystemExit("training failed")
+
+    def guard(self, mode: str, limit: float, coverage: float) -> Guard:
+        gate = Gate(limit=limit, max_age=3600.0, min_gain=-1.0)
+        return Guard(
+            mode,
+            judge=Judge.load(self.run, coverage=coverage),
+            ledger=Ledger(self.out / f"{mode}-{time.time_ns()}.sqlite"),
+            settings=GuardSettings(gate=gate, deadline=10.0),
+            harm=self.repo.staged_work_lost,
+            report=print,
+        )
+
+
+def table(free: Played, gated: Played) -> str:
+    """Consequences avoided, and what that cost."""
+    rows = [("", "ungated", "gated")]
+    for name, value in (
+        ("tasks solved", lambda p: f"{p.solved} of {p.tasks}"),
+        ("times staged work was lost", lambda p: str(p.lost)),
+        ("destructive calls held", lambda p: f"{p.harmful_held} of {p.harmful}"),
+        ("harmless calls held", lambda p: f"{p.harmless_held} of {p.harmless}"),
+        (
+            "  clean resets among them",
+            lambda p: f"{p.clean_resets_held} of {p.clean_resets}",
+        ),
+        ("ms per call, median", lambda p: f"{statistics.median(p.milliseconds):.1f}"),
+    ):
+        rows.append((name, value(free), value(gated)))
+    return "\n".join(f"{name:<36}{a:>12}{b:>12}" for name, a, b in rows)
+
+
+def cli() -> None:
+    """The example."""
+    words = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    words.add_argument("out", type=Path, help="a folder of its own")
+    words.add_argument("--record", type=int, default=70, help="tasks to learn from")
+    words.add_argument("--updates", type=int, default=600, help="of the model")
+    words.add_argument("--tasks", type=int, default=50, help="tasks played ungated and gated")
+    words.add_argument("--careless", type=float, default=0.12, help="share of resets among calls")
+    words.add_argument("--limit", type=float, default=0.5, help="risk bound that is allowed")
+    words.add_argument("--coverage", type=float, default=0.9, help="of the bound")
+    given = words.parse_args()
+    desk = Desk(given.out.resolve())
+    if not desk.recording.exists():
+        seen = desk.record(given.record, given.careless)
+        print(f"recorded {seen.calls} calls of {seen.tasks} tasks, {seen.lost} did harm")
+    if not desk.run.exists():
+        desk.train(given.updates)
+    guard = desk.guard("enforce", given.limit, given.coverage)
+    if isinstance(guard.judge, Judge):
+        print(guard.judge.summary())
+    how = {"tasks": given.tasks, "seed": 2, "careless": given.careless}
+    free = asyncio.run(desk.play(None, **how))
+    with guard:
+        gated = asyncio.run(desk.play(guard, **how))
+    print(table(free, gated))
+
+
+if __name__ == "__main__":
+    cli()
