@@ -68,15 +68,13 @@ class ChainModel(TabularPOMDP):
         scale: float = 1.0,
         slow: float = 0.5,
         off: int = 0,
-        jitter: float = 0.0,
     ) -> None:
         laws = np.stack([world.transition(0), world.transition(1)])
         for stage in range(1, world.depth + 1):
             laws[1, stage, stage + 1], laws[1, stage, stage] = slow, 1 - slow
         risk = np.full(world.depth + 2, alarm)
         risk[-1] = seen
-        draw = np.random.default_rng(7)
-        risk = scale * (risk + jitter * draw.random(len(risk)))
+        risk = scale * risk
         eye = np.broadcast_to(np.eye(world.depth + 2), (2, world.depth + 2, world.depth + 2))
         reward = np.repeat([[1.0], [0.5]], world.depth + 2, axis=1)
         super().__init__(laws, eye, reward, risk)
@@ -126,10 +124,10 @@ class ChainWorld:
         regression, recalibrated, shifted = "regression", "recalibrated", "shifted states"
         return [
             Pair(regression, "event half seen", new={"seen": 0.5}),
-            Pair(regression, "event a third seen", new={"seen": 0.3}),
+            Pair(regression, "event nearly fully seen", new={"seen": 0.85}),
             Pair(regression, "event hardly seen", new={"seen": 0.05}),
-            Pair(regression, "blind, noisy head", new={"seen": 0.2, "jitter": 0.1}),
-            Pair(regression, "thinks slow is sluggish", new={"slow": 0.9}),
+            Pair(regression, "thinks slow a little faster", new={"slow": 0.6}),
+            Pair(regression, "thinks slow is nearly go", new={"slow": 0.9}),
             Pair(regression, "thinks slow stands still", new={"slow": 0.1}),
             Pair(regression, "false alarms hide the event", new={"alarm": 0.5, "seen": 0.6}),
             Pair(regression, "blind, shifted data", new={"seen": 0.25}, shifted=True),
