@@ -33,8 +33,8 @@ class LearnedPlay:
         model: WorldModel,
         *,
         depth: int = 2,
-        samples: int = 128,
-        inner: int = 32,
+        samples: int = 0,
+        inner: int = 0,
         seed: int = 0,
     ) -> None:
         self.model, self.depth = model, depth

@@ -242,10 +242,12 @@ class RSSM(nn.Module):
         }
 
     def log_likelihood(self, latent: Latent, obs: Mapping[str, Tensor]) -> Tensor:
-        """log p(obs | h, z) [*batch], in nats of the model's units."""
+        """log p(obs | h, z) [*batch], in nats of the model's units; of the keys that are given."""
         trunk = self.decode_trunk(features_of(latent))
         total = trunk.new_zeros(trunk.shape[:-1])
         for i, key in enumerate(self.keys):
+            if key not in obs:
+                continue
             modality = self.modality(i)
             error = modality.error(modality.head(trunk), obs[key])
             # Row 0 of the running scales is the reconstruction's.

@@ -14,6 +14,7 @@ from bb_wm.config import WorldModelConfig
 from bb_wm.data.door import as_batch, as_obs
 from bb_wm.durable.tensors import decode_tensors, encode_tensors
 from bb_wm.errors import (
+    BatchError,
     CheckpointError,
     ConfigError,
     HorizonError,
@@ -310,7 +311,13 @@ class WorldModel:
         return self.config.latent.statistics(params)
 
     def log_likelihood(self, latent: Latent, obs: Mapping[str, Tensor]) -> Tensor:
-        """log p(obs | h, z) [*batch], in nats per observation in model units."""
+        """log p(obs | h, z) [*batch], in nats per observation in model units.
+
+        Keys left out are not asked about. Raises BatchError for a key that is not the model's.
+        """
+        strange = sorted(set(obs) - set(self._rssm.keys))
+        if strange or not obs:
+            raise BatchError("obs", expected=f"some of {list(self._rssm.keys)}", actual=strange)
         return self._rssm.log_likelihood(latent, obs)
 
     def predict_reward(self, latent: Latent) -> Tensor:

@@ -40,6 +40,7 @@ def asks() -> list[ListedAsk]:
             action=torch.eye(ACTIONS)[tool],
             answers=partial(_after, tool),
             cost=partial(_cost, tool),
+            keys=("answer",),
             open=_any_left,
         )
         for tool in range(TOOLS)

@@ -18,7 +18,7 @@ from bb_wm.types import Latent
 from bb_wm.worlds import tooldesk, tooldesk_asks
 
 UTILITY = Utility(abstain=0.0)
-TREE = AskTree(depth=1, samples=4, inner=4, utility=UTILITY)
+TREE = AskTree(depth=1, utility=UTILITY)
 COMMITS, _ = tooldesk_asks.commits()
 
 
@@ -144,3 +144,26 @@ def test_bad_input_says_what_is_wrong() -> None:
     wrong = replace(asks[0], answers=lambda now: {k: v[:1, None] for k, v in now.items()})
     with pytest.raises(BatchError, match="answers of A"):
         TREE(model, latent, seen, [wrong], COMMITS)
+
+
+def test_answers_are_told_apart_by_their_own_keys() -> None:
+    """A z that has not made up its mind: every answer alike, and what goes with it alike too."""
+
+    class Blurred(ExactDesk):
+        def log_likelihood(self, latent, obs):
+            total = super().log_likelihood(latent, obs) if "answer" in obs else 0.0
+            others = [value for key, value in obs.items() if key == "named"]
+            for value in others:  # independent keys: a change of `named` counts a second time
+                total = total - 1.5 * (value.sum(-1) > 0)
+            return total
+
+    model = Blurred()
+    latent, seen, start = roots(model)
+    told = TREE(model, latent, seen, tooldesk_asks.asks(), COMMITS)
+    blind = [replace(ask, keys=None) for ask in tooldesk_asks.asks()]
+    wrong = TREE(model, latent, seen, blind, COMMITS)
+    truth = torch.tensor(
+        [exact.one_call_evsi(scoring.knowledge(start, row), "B") for row in range(len(start))]
+    )
+    assert float((told.evsi[:, 1] - truth).abs().max()) < 2e-5
+    assert float((wrong.evsi[:, 1] - truth).mean()) < -0.05

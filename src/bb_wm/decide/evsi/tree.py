@@ -42,6 +42,9 @@ class ListedAsk:
     cost     what is seen now -> price of the call [N], in units of utility
     changes  whether the call may change the world. False: an effect is an error of the model and
              is left out, as V_read and V_blind are taken under the same p(o).
+    keys     the keys that tell the answers apart; p(o) is their likelihood alone. A decoder holds
+             keys independent given z, so a z that has not made up its mind would count the ways
+             that keys agree with each other instead of the answers. None: all keys
     open     what is seen now -> whether the call can be made [N], bool; None: always
     """
 
@@ -50,13 +53,14 @@ class ListedAsk:
     answers: Callable[[Seen], Seen]
     cost: Callable[[Seen], Tensor]
     changes: bool = False
+    keys: tuple[str, ...] | None = None
     open: Callable[[Seen], Tensor] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Asked:
     """Per latent [N] and ask [K]: net worth (-inf where the call cannot be made), its standard
-    error, what reading the answer adds (with what asking on is worth, net), and V_s of the call's
+    error of sampling, what reading the answer adds (with what asking on is worth, net), and V_s of the call's
     own row (larger is worse)."""
 
     evsi: Tensor
@@ -69,15 +73,18 @@ class Asked:
 class AskTree:
     """What each ask is worth if up to `depth` calls may be made, the first one included.
 
-    samples  z imagined per latent and ask to average p(o | h, z) over; pairs +-x, so even
+    samples  z imagined per latent and ask to average p(o | h, z) over, in pairs +-x. 0: p(o) at the
+             mode of the call's step. A decoder learnt open loop, as `WorldModel`'s is by its
+             rollout loss, gives the predictive p(o) itself there; a simulator whose z is the truth
+             needs samples
     inner    the same further ahead
     utility  how candidates are valued; a limit per outcome bars a candidate, `abstain` is always
              there beside one
     """
 
     depth: int = 2
-    samples: int = 128
-    inner: int = 32
+    samples: int = 0
+    inner: int = 0
     utility: Utility = Utility()  # noqa: RUF009 (frozen)
     horizon: int | None = None
     seed: int = 0
@@ -87,8 +94,8 @@ class AskTree:
             raise ConfigError("AskTree.depth", expected="1..4", actual=self.depth)
         for name in ("samples", "inner"):
             value = getattr(self, name)
-            if value < 2 or value % 2:
-                raise ConfigError(f"AskTree.{name}", expected="an even number >= 2", actual=value)
+            if value < 0 or value % 2:
+                raise ConfigError(f"AskTree.{name}", expected="an even number >= 0", actual=value)
         if self.utility.limit is not None and self.utility.limit.scope != "outcome":
             raise ConfigError(
                 "AskTree.utility.limit",
@@ -175,7 +182,7 @@ class _Level:
         share = probability.mean(1)[..., None]
         blind = self._best((share * worth).sum(1), (share * risk).sum(1))
         info = values.mean(1) - blind
-        pairs = values.reshape(count, -1, 2).mean(-1)
+        pairs = values.reshape(count, -1, min(2, values.shape[1])).mean(-1)
         error = pairs.std(1) / pairs.shape[1] ** 0.5 if pairs.shape[1] > 1 else pairs[:, 0] * 0
         net = info - ask.cost(seen).to(info)
         if now is not None and ask.changes:
@@ -206,13 +213,14 @@ class _Level:
     def _predicted(
         self, latent: Latent, ask: ListedAsk, told: Seen, samples: int
     ) -> tuple[Tensor, Latent]:
-        """p(o | z_i) of the listed answers [N, samples, K], and the latents after the call."""
+        """p(o | z_i) of the listed answers [N, samples or 1, K], and the latents after the call."""
         count = latent.batch_shape[0]
-        action = ask.action.to(latent.h).expand(count, samples, -1)
-        noise = self.noise[:samples].expand(count, samples, -1)
-        imagined = self.model.step(latent.expand(samples), action, noise)
+        action = ask.action.to(latent.h).expand(count, max(1, samples), -1)
+        noise = self.noise[:samples].expand(count, samples, -1) if samples else None
+        imagined = self.model.step(latent.expand(max(1, samples)), action, noise)
         # Decoded once per z: the K answers are broadcast against [N, samples, 1].
-        shown = {key: value.unsqueeze(1) for key, value in told.items()}
+        keys = tuple(told) if ask.keys is None else ask.keys
+        shown = {key: told[key].unsqueeze(1) for key in keys}
         likelihood = self.model.log_likelihood(imagined.expand(1), shown)
         return likelihood.softmax(-1), imagined[:, 0]
 
