@@ -60,8 +60,8 @@ class ListedAsk:
 @dataclass(frozen=True, slots=True, eq=False)
 class Asked:
     """Per latent [N] and ask [K]: net worth (-inf where the call cannot be made), its standard
-    error of sampling, what reading the answer adds (with what asking on is worth, net), and V_s of the call's
-    own row (larger is worse)."""
+    error of sampling, what reading the answer adds (with what asking on is worth, net), and V_s
+    of the call's own row (larger is worse)."""
 
     evsi: Tensor
     standard_error: Tensor
