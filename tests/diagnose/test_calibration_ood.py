@@ -15,7 +15,7 @@ from tests.diagnose.helpers import linear_episodes, make_episode
 from bb_wm.config import WorldModelConfig
 from bb_wm.data import EpisodeStore, SequenceSampler
 from bb_wm.diagnose.calibration import OODScore, RiskCalibration, calibrate
-from bb_wm.diagnose.calibration.ood import Whitening
+from bb_wm.diagnose.calibration.ood import Whitening, _together
 from bb_wm.diagnose.calibration.tail import Tail
 from bb_wm.diagnose.scores import auroc
 from bb_wm.durable import dump_json, load_json
@@ -56,6 +56,23 @@ def test_tail_ends_and_nan():
         Tail.fit(np.zeros(0))
     with pytest.raises(BatchError):
         Tail.fit(np.array([0.0, math.nan]))
+
+
+def test_grades_go_on_where_p_values_end():
+    table = Tail.fit(np.arange(99.0))  # median 49, largest 98
+    inside, far, farther, nan = table.grade([97.0, 98.0 + 49.0, 98.0 + 490.0, math.nan])
+    assert inside == table.strangeness(97.0)
+    assert far == pytest.approx(2.0 + math.log(2.0))
+    assert farther == pytest.approx(2.0 + math.log(11.0))
+    assert math.isnan(nan)
+
+
+def test_far_shifts_are_held_though_the_first_half_saw_less_than_the_second(score):
+    """Rows of the second half beyond all of the first must not hide rows far beyond both."""
+    raw = {name: np.full(3, float(score.tails[name].scores[0])) for name in score.tails}
+    steps = np.array([1.0, 2.0, 100.0])
+    together = _together(score.tails, {name: steps * value for name, value in raw.items()})
+    assert (np.diff(together) > 0).all()
 
 
 def test_whitened_size_is_one_and_sees_what_no_single_number_shows():

@@ -237,8 +237,9 @@ class _Rows:
 
 
 def _together(tails: Mapping[str, Tail], raw: Mapping[str, Array]) -> Array:
-    """Fisher's sum of -log p over the signs: strange in one or a little strange in all."""
-    return np.asarray(sum(tails[name].strangeness(raw[name]) for name in SIGNS))
+    """The sum of -log p over the signs, going on beyond what was ever seen: strange in one or a
+    little strange in all."""
+    return np.asarray(sum(tails[name].grade(raw[name]) for name in SIGNS))
 
 
 def _surprise(

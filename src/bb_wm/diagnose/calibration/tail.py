@@ -50,6 +50,18 @@ class Tail:
         """-log10 of the p-value: 0 usual; 2: one held-out row in 100 was as strange. NaN stays."""
         return np.asarray(-np.log10(self.p_value(score)))
 
+    def grade(self, score: ArrayLike) -> Array:
+        """Strangeness that goes on growing beyond the largest held-out score, for comparing.
+
+        A p-value cannot tell a little more than ever seen from a thousand times more: beyond the
+        largest score, log(1 + excess) is added, in units of largest - median. NaN stays NaN.
+        """
+        top = float(self.scores[0])
+        half = int(np.searchsorted(self.ranks, (self.count + 1) // 2, side="right")) - 1
+        width = max(top - float(self.scores[max(half, 0)]), 1e-9)
+        beyond = np.maximum(np.asarray(score, np.float64) - top, 0.0) / width
+        return np.asarray(self.strangeness(score) + np.log1p(beyond))
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON."""
         return {
