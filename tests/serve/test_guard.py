@@ -33,8 +33,8 @@ from bb_wm.serve import (
     ToolCall,
     drive,
 )
+from bb_wm.serve.asking import PERSON
 from bb_wm.serve.featurise import KEY, TEXTS_AT, Seen
-from bb_wm.serve.judge import PERSON
 from bb_wm.types import ActionSpec, ObsSpec
 
 Make = Callable[..., Guard]

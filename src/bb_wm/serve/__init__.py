@@ -11,31 +11,33 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bb_wm.serve.asking import LookUp as LookUp
     from bb_wm.serve.bounds import Margin as Margin
+    from bb_wm.serve.bounds import Prior as Prior
     from bb_wm.serve.calls import Answer as Answer
     from bb_wm.serve.calls import Hints as Hints
     from bb_wm.serve.calls import ToolCall as ToolCall
     from bb_wm.serve.drive import drive as drive
     from bb_wm.serve.featurise import Featuriser as Featuriser
     from bb_wm.serve.guard import Guard as Guard
-    from bb_wm.serve.guard import GuardSettings as GuardSettings
-    from bb_wm.serve.guard import Mode as Mode
     from bb_wm.serve.harm import Undone as Undone
     from bb_wm.serve.judge import Judge as Judge
-    from bb_wm.serve.judge import LookUp as LookUp
-    from bb_wm.serve.judge import Prior as Prior
     from bb_wm.serve.recording import Recording as Recording
+    from bb_wm.serve.settings import GuardSettings as GuardSettings
+    from bb_wm.serve.settings import Mode as Mode
     from bb_wm.serve.steps import Reply as Reply
 
 _HOMES = {
-    "bounds": ("Margin",),
+    "asking": ("LookUp",),
+    "bounds": ("Margin", "Prior"),
     "calls": ("Answer", "Hints", "ToolCall"),
     "drive": ("drive",),
     "featurise": ("Featuriser",),
-    "guard": ("Guard", "GuardSettings", "Mode"),
+    "guard": ("Guard",),
     "harm": ("Undone",),
-    "judge": ("Judge", "LookUp", "Prior"),
+    "judge": ("Judge",),
     "recording": ("Recording",),
+    "settings": ("GuardSettings", "Mode"),
     "steps": ("Reply",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

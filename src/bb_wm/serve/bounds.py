@@ -12,6 +12,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from bb_wm.serve.calls import Hints
+
 
 @dataclass(frozen=True, slots=True)
 class Margin:
@@ -39,3 +41,22 @@ class Margin:
 def fewest(coverage: float) -> int:
     """Held-out calls below which there is no bound: 19 at 0.95, 9 at 0.9."""
     return math.ceil(coverage / (1 - coverage) - 1e-9)
+
+
+@dataclass(frozen=True, slots=True)
+class Prior:
+    """What a hint adds before there is experience: weight * risk / (recorded + weight).
+
+    risk      V_s presumed of a call that may destroy, by its hints
+    weight    recorded calls of the tool after which the presumption has halved
+    A tool or a shape of arguments that was never recorded has no bound at all.
+    """
+
+    risk: float = 1.0
+    weight: float = 5.0
+
+    def of(self, hints: Hints, recorded: int) -> float:
+        """The least risk bound of a call; 0 where the hints declare it harmless."""
+        if not hints.may_destroy:
+            return 0.0
+        return self.risk * self.weight / (recorded + self.weight)

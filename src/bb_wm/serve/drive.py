@@ -8,7 +8,8 @@ from contextlib import nullcontext
 from typing import Any
 
 from bb_wm.serve.calls import Answer, ToolCall
-from bb_wm.serve.guard import Guard, Mode, Talk
+from bb_wm.serve.guard import Guard, Talk
+from bb_wm.serve.settings import Mode
 from bb_wm.serve.steps import Decide, Reply, Run
 
 

@@ -21,18 +21,19 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
 from bb_wm.decide.evidence import Evidence, Fault
 from bb_wm.decide.experiment import decide_and_record
-from bb_wm.decide.gate import Decision, Gate, Verdict
+from bb_wm.decide.gate import Decision, Verdict
 from bb_wm.errors import ConfigError
+from bb_wm.serve.asking import PERSON
 from bb_wm.serve.calls import Answer, ToolCall, printable
 from bb_wm.serve.conversation import Conversation, Row, masked_action, masked_obs
 from bb_wm.serve.featurise import Featuriser, Known
 from bb_wm.serve.harm import Harm, Settle, Undone, completed
-from bb_wm.serve.judge import PERSON, Judge, LookUp
+from bb_wm.serve.judge import Judge
+from bb_wm.serve.settings import GuardSettings, Mode
 from bb_wm.serve.steps import AskPerson, Decide, Reply, Run, Script, Step, question, refusal
 from bb_wm.serve.worker import LateError, Worker
 
@@ -46,43 +47,7 @@ if TYPE_CHECKING:
 MAX_ROWS: Final = 500  # calls per recorded episode
 
 
-class Mode(StrEnum):
-    """What the guard does with its decisions."""
-
-    RECORD = "record"
-    SHADOW = "shadow"
-    ENFORCE = "enforce"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GuardSettings:
-    """How calls are judged.
-
-    gate      limit on V_s of the next row, age of the belief; min_gain -1 lets calls through that
-              are harmless and merely useless
-    deadline  seconds a decision may take; later it is HOLD
-    look_ups  harmless calls that may be made first for what they reveal
-    person    the price of asking a person, in utility (a call is worth about 1); None: never ask
-    """
-
-    gate: Gate = field(default_factory=lambda: Gate(limit=0.2, max_age=3600.0, min_gain=-1.0))
-    deadline: float = 1.0
-    look_ups: tuple[LookUp, ...] = ()
-    person: float | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 < self.deadline <= 60:
-            raise ConfigError(
-                "GuardSettings.deadline", expected="seconds in (0, 60]", actual=self.deadline
-            )
-        names = [look.name for look in self.look_ups]
-        if len(set(names)) != len(names) or PERSON in names:
-            raise ConfigError(
-                "GuardSettings.look_ups", expected="tools of different names", actual=names
-            )
-
-
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Talk:
     """A conversation under the guard: its rows, and the belief as far as it has been worked out.
 

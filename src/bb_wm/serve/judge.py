@@ -17,16 +17,17 @@ import numpy as np
 
 from bb_wm.decide import AskEvidence, CandidateEvidence, Evidence
 from bb_wm.decide.evidence import stage
-from bb_wm.errors import CheckpointError, ConfigError, DataError
-from bb_wm.serve.bounds import Margin, fewest
-from bb_wm.serve.calls import Hints, ToolCall
+from bb_wm.errors import ConfigError, DataError
+from bb_wm.serve.asking import LookUp, person_evidence, refused_look
+from bb_wm.serve.bounds import Margin, Prior, fewest
+from bb_wm.serve.calls import ToolCall
+from bb_wm.serve.experience import experience_of, model_of_run
 from bb_wm.serve.featurise import (
     CODE,
     SHAPE_AT,
     TOOL,
     Featuriser,
     Known,
-    answer_places,
     call_places,
     tool_code,
 )
@@ -34,45 +35,12 @@ from bb_wm.serve.featurise import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bb_wm.learn.run import Run
     from bb_wm.rssm import WorldModel
     from bb_wm.serve.conversation import Obs
     from bb_wm.types import Episode, Latent
 
-PERSON: Final = "a person"
 _ENOUGH: Final = 2_000  # held-out calls that a margin is made from
 _SAMPLES: Final = 32  # imagined outcomes per call, under one fixed noise
-
-
-@dataclass(frozen=True, slots=True)
-class LookUp:
-    """A cheap, harmless call that may be made first for what it reveals; `cost` in utility."""
-
-    call: ToolCall
-    cost: float = 0.01
-
-    @property
-    def name(self) -> str:
-        return self.call.shown
-
-
-@dataclass(frozen=True, slots=True)
-class Prior:
-    """What a hint adds before there is experience: weight * risk / (recorded + weight).
-
-    risk      V_s presumed of a call that may destroy, by its hints
-    weight    recorded calls of the tool after which the presumption has halved
-    A tool or a shape of arguments that was never recorded has no bound at all.
-    """
-
-    risk: float = 1.0
-    weight: float = 5.0
-
-    def of(self, hints: Hints, recorded: int) -> float:
-        """The least risk bound of a call; 0 where the hints declare it harmless."""
-        if not hints.may_destroy:
-            return 0.0
-        return self.risk * self.weight / (recorded + self.weight)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +80,7 @@ class Judge:
 
         opened = Run.open(run)
         made = featuriser or Featuriser()
-        model = _model_of(opened)
+        model = model_of_run(opened)
         made.check_same(model.obs_spec, model.action_spec)
 
         def rows(folder: Path) -> list[Episode]:
@@ -141,7 +109,7 @@ class Judge:
             raise ConfigError("coverage", expected="within [0.5, 1)", actual=coverage)
         if not train:
             raise DataError("run", expected="recorded conversations", actual="none")
-        recorded, shapes, texts, harmful = _experience(train)
+        recorded, shapes, texts, harmful = experience_of(train)
         judge = cls(
             model,
             featuriser,
@@ -232,7 +200,7 @@ class Judge:
             asks = [self._look(latent, one, action, limit, *pair) for pair in look_ups]
         known = self.is_known(call, action)
         if person is not None and (known or not call.hints.may_destroy):
-            asks.append(_person(one, limit, self.prior.risk, person))
+            asks.append(person_evidence(one, limit, self.prior.risk, person))
             if not bounded:  # a number the gate can weigh, and never within its limit
                 one = replace(one, risk_bound=max(one.risk, self.prior.risk) + limit + 1.0)
         return Evidence(
@@ -268,7 +236,7 @@ class Judge:
         with stage("look_up"):
             risks = self.weigh(latent, look.call, look_action)
             if margin >= limit:
-                return _refused_look(look, risks)
+                return refused_look(look, risks)
             utility = Utility(discount=1.0, limit=Limit(limit), abstain=0.0)
             ask = Ask(look.name, action=torch.from_numpy(look_action).to(latent.h), cost=look.cost)
             search = EVSI(utility=utility, particles=64, answers=4, tower=False)
@@ -342,67 +310,5 @@ class Judge:
         return "; ".join(parts)
 
 
-def _model_of(run: Run) -> WorldModel:
-    """The run's newest model that is whole, whether a command or the library began the run."""
-    from bb_wm.config import WorldModelConfig
-    from bb_wm.learn.checkpoint import load_checkpoint
-    from bb_wm.rssm import WorldModel
-    from bb_wm.types import ActionSpec, ObsSpec
-
-    if "settings" not in run.config:
-        return run.load_model()
-    try:
-        obs = ObsSpec.from_json(run.config["obs"])
-        action = ActionSpec.from_json(run.config["action"])
-        config = WorldModelConfig.from_json(run.config["settings"])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            "run.json", expected="the model's settings and spaces", actual=repr(error)
-        ) from error
-    model = WorldModel(obs, action, config)
-    model.load_state_tensors(load_checkpoint(run.checkpoints).part("model"))
-    return model
-
-
-def _experience(
-    episodes: Iterable[Episode],
-) -> tuple[Counter[bytes], set[bytes], set[bytes], set[bytes]]:
-    """(calls per tool, argument shapes, texts, tools that did harm) of recorded rows."""
-    recorded: Counter[bytes] = Counter()
-    shapes: set[bytes] = set()
-    texts: set[bytes] = set()
-    harmful: set[bytes] = set()
-    for episode in episodes:
-        seen = next(v for k, v in sorted(episode.obs.items()) if k.startswith("tools_"))
-        for row in seen:
-            texts.update(row[place].tobytes() for place in answer_places() if row[place].any())
-        for t in range(len(episode) - 1):
-            action = episode.action[t]
-            if not action[0]:
-                continue
-            code = action[1 : 1 + TOOL].tobytes()
-            recorded[code] += 1
-            shapes.add(action[SHAPE_AT : SHAPE_AT + CODE].tobytes())
-            texts.update(action[place].tobytes() for place in call_places() if action[place].any())
-            if episode.safety[t + 1] > 0:
-                harmful.add(code)
-    return recorded, shapes, texts, harmful
-
-
 def _batched(obs: Obs) -> dict[str, Any]:
     return {key: value[None] for key, value in obs.items()}
-
-
-def _person(one: CandidateEvidence, limit: float, harm: float, price: float) -> AskEvidence:
-    """Asking a person who knows: with p = risk / harm the chance that they refuse, and u >= 0 the
-    utility of the call, the answer is worth (1 - p) u - [bound <= limit] u - price."""
-    refuse = min(one.risk / harm, 1.0) if harm > 0 else 1.0
-    utility = max(one.utility, 0.0)
-    info = (1.0 - refuse) * utility - (utility if one.risk_bound <= limit else 0.0)
-    net = info - price
-    return AskEvidence(PERSON, net, net, net, risk=0.0, risk_bound=0.0, info=info, cost=price)
-
-
-def _refused_look(look: LookUp, risks: CandidateEvidence) -> AskEvidence:
-    nan = math.nan
-    return AskEvidence(look.name, nan, nan, nan, risks.risk, risks.risk_bound, usable=False)

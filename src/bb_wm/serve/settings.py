@@ -1,0 +1,46 @@
+"""What a guard does, and how it judges."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from bb_wm.decide.gate import Gate
+from bb_wm.errors import ConfigError
+from bb_wm.serve.asking import PERSON, LookUp
+
+
+class Mode(StrEnum):
+    """What the guard does with its decisions."""
+
+    RECORD = "record"
+    SHADOW = "shadow"
+    ENFORCE = "enforce"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuardSettings:
+    """How calls are judged.
+
+    gate      limit on V_s of the next row, age of the belief; min_gain -1 lets calls through that
+              are harmless and merely useless
+    deadline  seconds a decision may take; later it is HOLD
+    look_ups  harmless calls that may be made first for what they reveal
+    person    the price of asking a person, in utility (a call is worth about 1); None: never ask
+    """
+
+    gate: Gate = field(default_factory=lambda: Gate(limit=0.2, max_age=3600.0, min_gain=-1.0))
+    deadline: float = 1.0
+    look_ups: tuple[LookUp, ...] = ()
+    person: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.deadline <= 60:
+            raise ConfigError(
+                "GuardSettings.deadline", expected="seconds in (0, 60]", actual=self.deadline
+            )
+        names = [look.name for look in self.look_ups]
+        if len(set(names)) != len(names) or PERSON in names:
+            raise ConfigError(
+                "GuardSettings.look_ups", expected="tools of different names", actual=names
+            )
