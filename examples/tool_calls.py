@@ -164,7 +164,6 @@ class Played:
     harmless_held: int = 0
     clean_resets: int = 0
     clean_resets_held: int = 0
-    milliseconds: list[float] = field(default_factory=list)
 
     def add(self, tool: str, harmful: bool, held: bool, lost: bool) -> None:
         self.calls += 1
@@ -197,9 +196,7 @@ async def play(
         agent = Agent(repo, random.Random(f"{seed}-{task}"), careless)
         for tool, arguments in agent.calls(steps):
             head, before = repo.state()
-            started = time.perf_counter()
             result = await client.call_tool(tool, arguments, raise_on_error=False)
-            found.milliseconds.append(1e3 * (time.perf_counter() - started))
             now, staged = repo.state()
             held = result.is_error and "Held by bb-wm" in result.content[0].text
             lost = now == head and not before <= staged
@@ -255,16 +252,31 @@ class Desk:
         if main([*words, "--updates", str(updates)]):
             raise SystemExit("training failed")
 
-    def guard(self, mode: str, limit: float, coverage: float) -> Guard:
+    def guard(self, mode: str, limit: float, coverage: float, *, measure: bool = True) -> Guard:
         gate = Gate(limit=limit, max_age=3600.0, min_gain=-1.0)
         return Guard(
             mode,
             judge=Judge.load(self.run, coverage=coverage),
             ledger=Ledger(self.out / f"{mode}-{time.time_ns()}.sqlite"),
             settings=GuardSettings(gate=gate, deadline=10.0),
-            harm=self.repo.staged_work_lost,
+            harm=self.repo.staged_work_lost if measure else None,
             report=print,
         )
+
+    async def overhead(self, guard: Guard, calls: int) -> tuple[float, float]:
+        """Median ms of the same call straight and through the guard, taken in turns."""
+        self.repo.renew()
+        proxy = create_proxy(self.server(), name="guarded")
+        proxy.add_middleware(GuardMiddleware(guard))
+        taken: tuple[list[float], list[float]] = ([], [])
+        look = {"repo_path": ".", "branch_type": "local"}
+        async with Client(self.server()) as straight, Client(proxy) as guarded:
+            for turn in range(2 * calls + 6):
+                started = time.perf_counter()
+                await (straight, guarded)[turn % 2].call_tool("git_branch", look)
+                if turn >= 6:  # the first few wake everything up
+                    taken[turn % 2].append(1e3 * (time.perf_counter() - started))
+        return statistics.median(taken[0]), statistics.median(taken[1])
 
 
 def table(free: Played, gated: Played) -> str:
@@ -279,7 +291,6 @@ def table(free: Played, gated: Played) -> str:
             "  clean resets among them",
             lambda p: f"{p.clean_resets_held} of {p.clean_resets}",
         ),
-        ("ms per call, median", lambda p: f"{statistics.median(p.milliseconds):.1f}"),
     ):
         rows.append((name, value(free), value(gated)))
     return "\n".join(f"{name:<36}{a:>12}{b:>12}" for name, a, b in rows)
@@ -294,7 +305,7 @@ def cli() -> None:
     words.add_argument("--tasks", type=int, default=50, help="tasks played ungated and gated")
     words.add_argument("--careless", type=float, default=0.12, help="share of resets among calls")
     words.add_argument("--limit", type=float, default=0.5, help="risk bound that is allowed")
-    words.add_argument("--coverage", type=float, default=0.9, help="of the bound")
+    words.add_argument("--coverage", type=float, default=0.8, help="of the bound")
     given = words.parse_args()
     desk = Desk(given.out.resolve())
     if not desk.recording.exists():
@@ -310,6 +321,11 @@ def cli() -> None:
     with guard:
         gated = asyncio.run(desk.play(guard, **how))
     print(table(free, gated))
+    with desk.guard("enforce", given.limit, given.coverage, measure=False) as guard:
+        straight, guarded = asyncio.run(desk.overhead(guard, 60))
+    print(
+        f"one git_branch, median of 60 in turns: {straight:.1f} ms straight, {guarded:.1f} ms gated"
+    )
 
 
 if __name__ == "__main__":
