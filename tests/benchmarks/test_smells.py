@@ -7,16 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from benchmarks.results import Job, Results
+from benchmarks.smell_injections import LooksBack, copy_as, pushed, shifted, without_risk
 from benchmarks.smell_worlds import LampWorld, Operators, hide_quality, hint_episodes
-from benchmarks.smells import (
-    LooksBack,
-    Settings,
-    copy_as,
-    pushed,
-    shifted,
-    table,
-    without_risk,
-)
+from benchmarks.smells import Settings, table
 
 from bb_wm.data import collect, probe_alignment, validate_episode
 from bb_wm.rssm import WorldModel
