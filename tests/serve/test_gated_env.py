@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from bb_wm.config import GRU, Gaussian, WorldModelConfig
-from bb_wm.data import EpisodeStore, collect
+from bb_wm.data import EpisodeStore
+from bb_wm.data.collect import collect
 from bb_wm.decide import Enumerate, Gate, Ledger, RandomShooting, Verdict
 from bb_wm.diagnose.calibration import calibrate
 from bb_wm.errors import ConfigError, PolicyError
