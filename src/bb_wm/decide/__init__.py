@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bb_wm.decide.asker import Asker as Asker
+    from bb_wm.decide.control import PlanningPolicy as PlanningPolicy
     from bb_wm.decide.control import Played as Played
     from bb_wm.decide.control import play as play
     from bb_wm.decide.evidence import AskEvidence as AskEvidence
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
     from bb_wm.decide.gate import Decision as Decision
     from bb_wm.decide.gate import Gate as Gate
     from bb_wm.decide.gate import Verdict as Verdict
+    from bb_wm.decide.governor import GovernedPlan as GovernedPlan
+    from bb_wm.decide.governor import Governor as Governor
+    from bb_wm.decide.governor import LatencyBudget as LatencyBudget
+    from bb_wm.decide.governor import LatencyReport as LatencyReport
     from bb_wm.decide.ledger import Ledger as Ledger
     from bb_wm.decide.ledger_report import LedgerReport as LedgerReport
     from bb_wm.decide.ledger_report import read_ledger as read_ledger
@@ -47,7 +52,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "bb_wm.decide.asker": ("Asker",),
-    "bb_wm.decide.control": ("Played", "play"),
+    "bb_wm.decide.control": ("Played", "PlanningPolicy", "play"),
     "bb_wm.decide.evidence": ("AskEvidence", "CandidateEvidence", "Evidence", "Fault", "stage"),
     "bb_wm.decide.evsi": (
         "Ask",
@@ -61,6 +66,7 @@ _HOMES = {
         "lookahead",
     ),
     "bb_wm.decide.gate": ("Decision", "Gate", "Verdict"),
+    "bb_wm.decide.governor": ("GovernedPlan", "Governor", "LatencyBudget", "LatencyReport"),
     "bb_wm.decide.experiment": ("Experiment", "decide_and_record", "record_pair"),
     "bb_wm.decide.ledger": ("Ledger",),
     "bb_wm.decide.ledger_report": ("LedgerReport", "read_ledger"),

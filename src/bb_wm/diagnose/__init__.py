@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from bb_wm.diagnose.evaluation import Evaluation, PathScores, RiskScores
     from bb_wm.diagnose.open_loop import OpenLoopModel, evaluate, evaluate_predictors
     from bb_wm.diagnose.page import render_page, write_page
+    from bb_wm.diagnose.promotion import Promotion, PromotionLog, PromotionRule, promote
     from bb_wm.diagnose.report import Measured, Report
     from bb_wm.diagnose.smells import DETECTORS, Detector, Smell, find_smells
     from bb_wm.diagnose.tables import Table
@@ -23,6 +24,7 @@ _HOMES = {
     "evaluation": ("Evaluation", "PathScores", "RiskScores"),
     "open_loop": ("OpenLoopModel", "evaluate", "evaluate_predictors"),
     "page": ("render_page", "write_page"),
+    "promotion": ("Promotion", "PromotionLog", "PromotionRule", "promote"),
     "report": ("Measured", "Report"),
     "smells": ("DETECTORS", "Detector", "Smell", "find_smells"),
     "tables": ("Table",),
@@ -48,6 +50,9 @@ __all__ = [
     "PathScores",
     "Persistence",
     "Predictor",
+    "Promotion",
+    "PromotionLog",
+    "PromotionRule",
     "Report",
     "RidgeARX",
     "RiskScores",
@@ -63,6 +68,7 @@ __all__ = [
     "evaluate_predictors",
     "find_smells",
     "plan_windows",
+    "promote",
     "render_page",
     "write_page",
 ]
