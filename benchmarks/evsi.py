@@ -4,8 +4,12 @@
     python benchmarks/evsi.py --replications 20 --particles 256 --case P1_gauss2
 
 The naive nested estimator spends the same number of rollouts, N x C: N / 8 answers, and for each
-8 worlds drawn from the exact posterior, with V_no from the same worlds. One decision's own time at
-64 particles is printed last.
+8 worlds drawn from the exact posterior, with V_no from the same worlds.
+
+    python benchmarks/evsi.py --only speed       # one decision with the default WorldModel
+
+The speed part gives the CPU time of one decision of a first stage of 64 particles on one thread,
+which grows less than wall time when the machine is busy with other work.
 """
 
 from __future__ import annotations
@@ -17,8 +21,9 @@ import time
 import numpy as np
 import torch
 
-from bb_wm.decide.evsi import EVSI, JointSamples
+from bb_wm.decide.evsi import EVSI, Ask, JointSamples
 from bb_wm.imagine.utility import Limit, Utility
+from bb_wm.rssm import WorldModel
 from bb_wm.testing.evsi_cases import CASES, Case
 
 INNER = 8
@@ -51,11 +56,12 @@ def can_nest(case: Case) -> bool:
     return free and case.name != "P14_ensemble"
 
 
-def measure(case: Case, particles: int, replications: int) -> dict[str, float]:
+def measure(case: Case, particles: int, replications: int, first: int = 0) -> dict[str, float]:
     evsi = EVSI(utility=utility_for(case.name), particles=particles, tower=False)
     weighted = case.name.startswith("P9b")  # a limit needs the weights, not a draw of them
+    seeds = range(first, first + replications)
     start = time.process_time()
-    results = [case.run(evsi, seed, weighted=weighted) for seed in range(replications)]
+    results = [case.run(evsi, seed, weighted=weighted) for seed in seeds]
     spent = (time.process_time() - start) / replications
     error = np.array([r.gain for r in results]) - case.gross
     row = {
@@ -66,7 +72,7 @@ def measure(case: Case, particles: int, replications: int) -> dict[str, float]:
         "naive": math.nan,
     }
     if can_nest(case):
-        naive = np.array([nested(case, particles, s) for s in range(replications)]) - case.gross
+        naive = np.array([nested(case, particles, s) for s in seeds]) - case.gross
         row["naive"] = math.sqrt(float((naive**2).mean()))
     return row
 
@@ -77,6 +83,28 @@ def within(case: Case, row: dict[str, float], particles: int) -> bool:
     slack = 1e-9
     inside = abs(row["bias"]) <= case.bias_bar(particles) + slack
     return inside and row["rmse"] <= case.rmse_bar(particles) + slack
+
+
+def speed(candidates: int = 8, horizon: int = 10, rounds: int = 15) -> None:
+    """Median CPU ms of one EVSI decision with the default WorldModel: 8 numbers seen, 4 done."""
+    torch.manual_seed(0)
+    model = WorldModel(8, 4)
+    generator = torch.Generator().manual_seed(0)
+    latent = model.encode(torch.randn(1, 8, generator=generator).expand(64, 8))
+    noise = torch.randn(64, model.noise_size, generator=generator)
+    cloud = model.step(latent, torch.randn(64, 4, generator=generator), noise)
+    actions = torch.randn(candidates, horizon, 4, generator=generator)
+    evsi = EVSI(first_stage=64, compute_price=math.inf)
+    asks = {"look (same row)": Ask("look"), "call (its own step)": Ask("call", torch.zeros(4))}
+    print(f"one decision, 64 worlds, {candidates} candidates x {horizon} rows, default WorldModel")
+    for name, ask in asks.items():
+        times = []
+        for _ in range(rounds + 2):
+            start = time.process_time()
+            evsi(model, cloud, ask, actions)
+            times.append(1e3 * (time.process_time() - start))
+        print(f"  {name:20s} {float(np.median(times[2:])):6.1f} ms")
+    print(f"  estimate alone, arrays in hand (64 worlds x 8 answers): {own_time():.1f} ms")
 
 
 def own_time() -> float:
@@ -97,15 +125,24 @@ def main() -> None:
     parser.add_argument("--replications", type=int, default=100)
     parser.add_argument("--particles", type=int, nargs="+", default=[256, 1024])
     parser.add_argument("--case", nargs="+", default=list(CASES))
+    parser.add_argument("--seed", type=int, default=0, help="of the first replication")
+    parser.add_argument("--only", choices=("table", "speed"), default=None)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    if arguments.only != "speed":
+        table(arguments)
+    if arguments.only != "table":
+        speed()
+
+
+def table(arguments: argparse.Namespace) -> None:
     head = ("case", "N", "gross", "bias", "bar", "RMSE", "bar", "cover", "naive RMSE", "ratio")
     print(("{:22s}" + "{:>6s}" + "{:>11s}" * 8).format(*head), "   ms")
     better = failed = 0
     for particles in arguments.particles:
         for name in arguments.case:
             case = CASES[name]()
-            row = measure(case, particles, arguments.replications)
+            row = measure(case, particles, arguments.replications, arguments.seed)
             ratio = row["rmse"] / row["naive"] if row["naive"] > 1e-9 else math.nan
             better += ratio <= 0.5
             good = within(case, row, particles)
@@ -116,7 +153,6 @@ def main() -> None:
             mark = "" if good else "  OUTSIDE"
             print(f"{name:22s}{particles:6d}{text} {row['ms']:5.1f}{mark}", flush=True)
     print(f"\n{better} rows with at most half of the naive RMSE; {failed} rows outside the bars")
-    print(f"own time of one decision, 64 worlds x 8 answers: {own_time():.1f} ms")
 
 
 if __name__ == "__main__":
