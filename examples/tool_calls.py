@@ -305,7 +305,7 @@ def cli() -> None:
     words.add_argument("--tasks", type=int, default=50, help="tasks played ungated and gated")
     words.add_argument("--careless", type=float, default=0.12, help="share of resets among calls")
     words.add_argument("--limit", type=float, default=0.5, help="risk bound that is allowed")
-    words.add_argument("--coverage", type=float, default=0.8, help="of the bound")
+    words.add_argument("--coverage", type=float, default=0.9, help="of the bound")
     given = words.parse_args()
     desk = Desk(given.out.resolve())
     if not desk.recording.exists():

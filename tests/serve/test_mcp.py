@@ -200,7 +200,7 @@ def test_the_command_enforces_and_a_killed_proxy_lets_nothing_through(
     here = {"repo_path": str(repo)}
 
     async def main() -> None:
-        async with Client(agent_of(enforce, tmp_path)) as agent:
+        async with Client(agent_of(enforce, tmp_path), mode="legacy") as agent:
             assert not (await agent.call_tool("git_status", here)).is_error
             held = await agent.call_tool("git_reset", here, raise_on_error=False)
             assert held.content[0].text.startswith("Held by bb-wm")
@@ -208,7 +208,7 @@ def test_the_command_enforces_and_a_killed_proxy_lets_nothing_through(
             await killed(shadow)
 
     async def killed(words: list[str]) -> None:
-        async with Client(agent_of(words, tmp_path)) as agent:
+        async with Client(agent_of(words, tmp_path), mode="legacy") as agent:
             call = asyncio.create_task(agent.call_tool("git_reset", here))
             while not (tmp_path / "begun").exists():
                 await asyncio.sleep(0.05)
@@ -222,6 +222,7 @@ def test_the_command_enforces_and_a_killed_proxy_lets_nothing_through(
     assert len(Recording(tmp_path / "calls").read()) == 1
 
 
+# A handshake waits for a slow start; a client that probes first may give up on a busy machine.
 def agent_of(words: list[str], cwd: Path) -> StdioTransport:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return StdioTransport(sys.executable, words, cwd=str(cwd), env=environment, keep_alive=False)
