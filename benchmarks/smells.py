@@ -74,7 +74,7 @@ class Settings:
 
     rows: int = 2500
     heldout_rows: int = 1500
-    updates: int = 400
+    updates: int = 600
     batch_size: int = 16
     length: int = 12
     push: float = 0.15
@@ -236,7 +236,7 @@ def hints(seed: int, settings: Settings) -> Arms:
         # The worth of taking is a product of hint and act: it is learnt late, so learn faster.
         config = settings.config(seed, learning_rate=3e-3)
         config = config.override(objective=replace(config.objective, reward=3.0))
-        return fit(data, config, replace(settings, updates=settings.updates * 3 // 2)), data
+        return fit(data, config, settings), data
 
     def asked(model: WorldModel, data: Data, price: float, told: float) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:

@@ -14,20 +14,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SafetyBlindSpots(Detector):
-    """A fifth of all risk sits unpredicted in rows that the model calls safer than the average.
+    """A third of all risk sits unpredicted in rows that the model calls safer than the average.
 
     A head that cannot tell where risk falls but knows how much there is hides nothing: this is
     about rows believed safe that are not. `events` rows with risk in `pieces` pieces are needed.
     """
 
-    threshold: float = 0.2
+    threshold: float = 1 / 3
     events: int = 10
     pieces: int = 5
 
     name = "safety blind spots"
     reason = (
-        "a calibrated V_s hides nothing in the rows it calls safe; a limit on risk set by such a "
-        "model lets the hidden part through, and a fifth is beyond what 10 events leave to chance"
+        "a calibrated V_s hides nothing in the rows it calls safe; with a third hidden, the world "
+        "is half as risky again as the model's own sum says, and so is whatever a limit lets through"
     )
     advice = (
         "Add rows of the missed kind to the training data, weigh risk higher, and calibrate the "
