@@ -27,7 +27,7 @@ class SafetyBlindSpots(Detector):
     name = "safety blind spots"
     reason = (
         "a calibrated V_s hides nothing in the rows it calls safe; with a third hidden, the world "
-        "is half as risky again as the model's own sum says, and so is whatever a limit lets through"
+        "is half as risky again as the model's own sum says, and so is what a limit lets through"
     )
     advice = (
         "Add rows of the missed kind to the training data, weigh risk higher, and calibrate the "
