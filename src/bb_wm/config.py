@@ -76,7 +76,7 @@ class WorldModelConfig:
     features: int = 64
     horizon: int = 10
     max_horizon: int = 15
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     warmup: int = 100
     weight_decay: float = 1e-4
     clip: float = 0.3

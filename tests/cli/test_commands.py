@@ -44,7 +44,7 @@ def test_the_run_folder_says_what_it_is(trained):
     told = json.loads((run / "run.json").read_text())
     assert told["world"]["name"] == "LineWorld"
     assert told["settings"]["updates"] == 12
-    assert told["config"]["settings"]["core"] == {"type": "GRU", "size": 32}
+    assert told["config"]["config"]["core"] == {"type": "GRU", "size": 32}
     table = json.loads((run / "evaluation.json").read_text())
     assert {path["name"] for path in table["paths"]} >= {"mode", "shortcut", "persistence"}
     assert (run / "checkpoints" / "step-000000012" / "manifest.json").is_file()

@@ -1,14 +1,13 @@
 """`bb-wm promote` on real models and real rows: verdict, exit code, record, refusals."""
 
 import shutil
-from types import SimpleNamespace
 
 import gymnasium
 import numpy as np
 import pytest
 import torch
 
-from bb_wm.cli import main, runs
+from bb_wm.cli import main
 from bb_wm.cli.promote import EXIT_CODES
 from bb_wm.config import WorldModelConfig
 from bb_wm.data import EpisodeStore
@@ -60,14 +59,13 @@ def house(tmp_path_factory):
     other.load_state_tensors(with_wishes(other.state_tensors()))
     other.save(place / "other")
     store(place / "rows", range(80))
-    origin = SimpleNamespace(obs_spec=OBS, action_spec=ACTION)
+    model = WorldModel(OBS, ACTION, CONFIG)
     run = Run.create(
         place / "run",
         world={"name": "LineWorld"},
-        config=runs.describe_model(origin, CONFIG),
+        config=model.describe(),
         settings=TrainSettings(),
     )
-    model = WorldModel(OBS, ACTION, CONFIG)
     tensors = {f"model:{name}": tensor for name, tensor in model.state_tensors().items()}
     save_checkpoint(run.checkpoints, 1, tensors, {})
     store(run.episodes, range(200, 204))

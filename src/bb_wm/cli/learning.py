@@ -91,7 +91,7 @@ def _page(run: Run, model: WorldModel, evaluation: Evaluation, heldout: Sequence
     from bb_wm.diagnose.page import describe_software
     from bb_wm.diagnose.plots import read_metrics
 
-    config: dict[str, Any] = {"model": run.config["settings"], "training": run.settings.to_json()}
+    config: dict[str, Any] = {"model": run.config["config"], "training": run.settings.to_json()}
     about = {"world": run.world, "begun": run.created, "updates": model.updates}
     try:
         path = write_page(

@@ -52,5 +52,5 @@ def run(arguments: Arguments) -> int:
     if arguments.updates is not None:
         settings = replace(settings, updates=arguments.updates)
     origin = recall_origin(here.world, seed=settings.seed, workers=arguments.workers)
-    model = runs.build_model(here.config, device=arguments.device)
+    model = here.build_model(device=arguments.device)
     return learn(here, model, origin.source, settings)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from bb_wm.cli.shell import RunConflictError
-from bb_wm.errors import CheckpointError, ConfigError
+from bb_wm.errors import ConfigError
 from bb_wm.learn.run import Run, is_run
 from bb_wm.learn.settings import TrainSettings
 
 if TYPE_CHECKING:
-    from bb_wm.cli.origins import Origin
-    from bb_wm.config import WorldModelConfig
     from bb_wm.rssm import WorldModel
     from bb_wm.types import Episode
 
@@ -111,52 +108,12 @@ def _first_difference(
     return None
 
 
-def describe_model(origin: Origin, model: WorldModelConfig) -> dict[str, Any]:
-    """What run.json keeps of the model: its settings and its spaces."""
-    return {
-        "settings": model.to_json(),
-        "obs": origin.obs_spec.to_json(),
-        "action": origin.action_spec.to_json(),
-    }
-
-
-def build_model(described: Mapping[str, Any], *, device: str = "cpu") -> WorldModel:
-    """The model of `describe_model`, untrained."""
-    from bb_wm.config import WorldModelConfig
-    from bb_wm.rssm import WorldModel
-    from bb_wm.types import ActionSpec, ObsSpec
-
-    try:
-        obs = ObsSpec.from_json(described["obs"])
-        action = ActionSpec.from_json(described["action"])
-        config = WorldModelConfig.from_json(described["settings"])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            "run.json", expected="the model's settings and spaces", actual=repr(error)
-        ) from error
-    return WorldModel(obs, action, config, device=device)
-
-
 def load_model(run: Run, which: Which = "newest", *, device: str = "cpu") -> WorldModel:
     """The run's trained model from its newest checkpoint that is whole, or its best one.
 
     Warns where a newer one is damaged.
     """
-    from bb_wm.learn.checkpoint import load_best, load_checkpoint
-
-    model = build_model(run.config, device=device)
-    found = load_best(run.checkpoints) if which == "best" else load_checkpoint(run.checkpoints)
-    for problem in found.problems:
-        warnings.warn(f"{problem} Going back to update {found.step}.", stacklevel=2)
-    prefix = "model:"
-    model.load_state_tensors(
-        {
-            name.removeprefix(prefix): tensor
-            for name, tensor in found.tensors.items()
-            if name.startswith(prefix)
-        }
-    )
-    return model
+    return run.load_model(best=which == "best", device=device)
 
 
 def rows_of(run: Run, model: WorldModel, *, heldout: bool) -> Sequence[Episode]:

@@ -79,6 +79,8 @@ def parse(words: Sequence[str]) -> Arguments:
 
 def run(arguments: Arguments) -> int:
     """Train, judge, and say where to look."""
+    from bb_wm.rssm import WorldModel
+
     runs.use_threads(arguments.threads)
     settings = arguments.training
     origin = find_origin(
@@ -88,8 +90,9 @@ def run(arguments: Arguments) -> int:
         reading=arguments.reading,
     )
     settled = replace(arguments.model, action_mask=arguments.model.action_mask or origin.masked)
-    config = runs.describe_model(origin, settled)
-    model = runs.build_model(config, device=arguments.device)  # refused before a folder is made
+    # Refused before a folder is made, where a setting is wrong.
+    model = WorldModel(origin.obs_spec, origin.action_spec, settled, device=arguments.device)
+    config = model.describe()
     folder = Path(arguments.run) if arguments.run else runs.free_folder(origin.name)
     if arguments.resume:
         here = runs.open_run(folder)

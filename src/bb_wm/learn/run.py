@@ -20,6 +20,7 @@ import os
 import platform
 import shutil
 import sys
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,10 +113,12 @@ class Run:
 
     def load_model(self, *, best: bool = False, device: str = "cpu") -> WorldModel:
         """The newest model of the run, or the one with the smallest held-out error. Raises
-        CheckpointError when there is none that is whole."""
+        CheckpointError when there is none that is whole; warns where a newer one is damaged."""
         from bb_wm.learn.checkpoint import load_best, load_checkpoint
 
         found = load_best(self.checkpoints) if best else load_checkpoint(self.checkpoints)
+        for problem in found.problems:
+            warnings.warn(f"{problem} Going back to update {found.step}.", stacklevel=2)
         model = self.build_model(device=device)
         model.load_state_tensors(found.part("model"))
         return model
