@@ -19,9 +19,12 @@ if TYPE_CHECKING:
     from bb_wm.serve.calls import ToolCall as ToolCall
     from bb_wm.serve.drive import drive as drive
     from bb_wm.serve.featurise import Featuriser as Featuriser
+    from bb_wm.serve.gated_env import GatedEnv as GatedEnv
     from bb_wm.serve.guard import Guard as Guard
     from bb_wm.serve.harm import Undone as Undone
     from bb_wm.serve.judge import Judge as Judge
+    from bb_wm.serve.model_evidence import ModelEvidence as ModelEvidence
+    from bb_wm.serve.model_evidence import unbounded_trust as unbounded_trust
     from bb_wm.serve.recording import Recording as Recording
     from bb_wm.serve.settings import GuardSettings as GuardSettings
     from bb_wm.serve.settings import Mode as Mode
@@ -33,9 +36,11 @@ _HOMES = {
     "calls": ("Answer", "Hints", "ToolCall"),
     "drive": ("drive",),
     "featurise": ("Featuriser",),
+    "gated_env": ("GatedEnv",),
     "guard": ("Guard",),
     "harm": ("Undone",),
     "judge": ("Judge",),
+    "model_evidence": ("ModelEvidence", "unbounded_trust"),
     "recording": ("Recording",),
     "settings": ("GuardSettings", "Mode"),
     "steps": ("Reply",),

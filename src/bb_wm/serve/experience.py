@@ -6,35 +6,10 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from bb_wm.errors import CheckpointError
 from bb_wm.serve.featurise import CODE, SHAPE_AT, TOOL, answer_places, call_places
 
 if TYPE_CHECKING:
-    from bb_wm.learn.run import Run
-    from bb_wm.rssm import WorldModel
     from bb_wm.types import Episode
-
-
-def model_of_run(run: Run) -> WorldModel:
-    """The run's newest model that is whole, whether a command or the library began the run."""
-    from bb_wm.config import WorldModelConfig
-    from bb_wm.learn.checkpoint import load_checkpoint
-    from bb_wm.rssm import WorldModel
-    from bb_wm.types import ActionSpec, ObsSpec
-
-    if "settings" not in run.config:
-        return run.load_model()
-    try:
-        obs = ObsSpec.from_json(run.config["obs"])
-        action = ActionSpec.from_json(run.config["action"])
-        config = WorldModelConfig.from_json(run.config["settings"])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            "run.json", expected="the model's settings and spaces", actual=repr(error)
-        ) from error
-    model = WorldModel(obs, action, config)
-    model.load_state_tensors(load_checkpoint(run.checkpoints).part("model"))
-    return model
 
 
 def experience_of(

@@ -32,8 +32,8 @@ from bb_wm.decide.gate import Decision, Gate, Verdict
 from bb_wm.decide.ledger import Ledger
 from bb_wm.errors import ConfigError, PolicyError
 from bb_wm.serve.env_recording import EnvRecording
-from bb_wm.serve.guard import Mode
 from bb_wm.serve.model_evidence import EvidenceMaker
+from bb_wm.serve.settings import Mode
 from bb_wm.serve.worker import LateError, Worker
 from bb_wm.types import ActionSpec, Episode, ObsSpec
 

@@ -21,7 +21,7 @@ from bb_wm.errors import ConfigError, DataError
 from bb_wm.serve.asking import LookUp, person_evidence, refused_look
 from bb_wm.serve.bounds import Margin, Prior, fewest
 from bb_wm.serve.calls import ToolCall
-from bb_wm.serve.experience import experience_of, model_of_run
+from bb_wm.serve.experience import experience_of
 from bb_wm.serve.featurise import (
     CODE,
     SHAPE_AT,
@@ -80,7 +80,7 @@ class Judge:
 
         opened = Run.open(run)
         made = featuriser or Featuriser()
-        model = model_of_run(opened)
+        model = opened.load_model()
         made.check_same(model.obs_spec, model.action_spec)
 
         def rows(folder: Path) -> list[Episode]:
