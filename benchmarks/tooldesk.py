@@ -137,9 +137,7 @@ def run(options: argparse.Namespace, seed: int) -> dict[str, Any]:
 
 def judge(model: WorldModel, options: argparse.Namespace, seed: int) -> dict[str, Any]:
     started = time.monotonic()
-    play = LearnedPlay(
-        model, depth=options.depth, samples=options.samples, inner=options.inner, seed=seed
-    )
+    play = LearnedPlay(model, depth=options.depth, particles=options.particles, seed=seed)
     found = score(play)
     for line in learned_lines(f"learned, seed {seed}, depth {options.depth}", found):
         print(line)
@@ -171,8 +169,7 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=128, help="episodes per update")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--depth", type=int, default=2, choices=WORTHS, help="calls looked ahead")
-    parser.add_argument("--samples", type=int, default=0, help="imagined z per state and tool")
-    parser.add_argument("--inner", type=int, default=0, help="the same, further ahead")
+    parser.add_argument("--particles", type=int, default=8, help="drawn beliefs per history")
     parser.add_argument("--latent", choices=("default", "categorical"), default="default")
     parser.add_argument("--save", default="", help="folder for the trained models")
     parser.add_argument("--json", default="", help="file for the figures")

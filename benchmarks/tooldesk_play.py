@@ -33,11 +33,14 @@ class LearnedPlay:
         model: WorldModel,
         *,
         depth: int = 2,
-        samples: int = 0,
-        inner: int = 0,
+        particles: int = 8,
         seed: int = 0,
     ) -> None:
         self.model, self.depth = model, depth
+        generator = torch.Generator().manual_seed(seed)
+        # Rows of luck, the same for every history: pairs +-x, so that odd errors cancel.
+        half = torch.randn(CALLS + 1, (particles + 1) // 2, model.noise_size, generator=generator)
+        self.luck = torch.cat([half, -half], dim=1)[:, :particles]
         actions, names = tooldesk_asks.commits()
         self.askers = {
             d: Asker(
@@ -45,9 +48,7 @@ class LearnedPlay:
                 actions,
                 names,
                 tooldesk_asks.asks(),
-                AskTree(
-                    depth=d, samples=samples, inner=inner, utility=Utility(abstain=0.0), seed=seed
-                ),
+                AskTree(depth=d, draw=True, utility=Utility(abstain=0.0), seed=seed),
                 policy="commit",
             )
             for d in {1, depth}
@@ -74,26 +75,24 @@ class LearnedPlay:
         return asker.evidence(latent, seen, observed_at=0.0, asked=None if depth else none)
 
     def believe(self, histories: Histories) -> tuple[Latent, dict[str, Tensor]]:
-        """The belief after each history, by filtering its rows, and what was seen last."""
-        rows = _rows(histories)
-        count, steps = len(histories), histories.tools.shape[1] + 1
-        action = np.zeros((count, steps, ACTIONS), np.float32)
-        for t in range(steps - 1):
-            action[np.arange(count), t, histories.tools[:, t]] = 1.0
-        none = np.zeros((count, steps), np.float32)
-        obs = {k: v if v.ndim == 3 else v[..., None] for k, v in rows.items()}
-        batch = {
-            "obs": obs,
-            "action": action,
-            "reward": none,
-            "safety": none,
-            "terminated": none > 0,
-            "is_first": np.broadcast_to(np.arange(steps) == 0, (count, steps)).copy(),
-            "valid": none == 0,
+        """The belief after each history as particles [N, P], and what was seen last."""
+        rows = {
+            key: torch.from_numpy(v if v.ndim == 3 else v[..., None])
+            for key, v in _rows(histories).items()
         }
+        count, particles = len(histories), self.luck.shape[1]
+        latent: Latent | None = None
+        action: Tensor | None = None
         with torch.no_grad():
-            latents = self.model.filter(batch)
-        return latents[:, -1], {key: torch.from_numpy(v[:, -1].copy()) for key, v in obs.items()}
+            for t in range(histories.tools.shape[1] + 1):
+                obs = {k: v[:, t, None].expand(-1, particles, -1) for k, v in rows.items()}
+                noise = self.luck[t].expand(count, -1, -1)
+                latent = self.model.encode(obs, latent, action, noise=noise)
+                if t < histories.tools.shape[1]:
+                    done = torch.eye(ACTIONS)[torch.from_numpy(histories.tools[:, t])]
+                    action = done[:, None].expand(-1, particles, -1)
+        assert latent is not None
+        return latent, {key: value[:, -1].clone() for key, value in rows.items()}
 
 
 def act(decision: Decision) -> int:

@@ -48,14 +48,24 @@ class ExactDesk:
         return self._latent(*(torch.stack([getattr(r, n) for r in rows], 1) for n in "hz"))
 
     def encode(
-        self, obs: Mapping[str, Any], previous: Latent | None = None, action: Any = None
+        self,
+        obs: Mapping[str, Any],
+        previous: Latent | None = None,
+        action: Any = None,
+        *,
+        noise: Tensor | None = None,
     ) -> Latent:
         """One row after another, as WorldModel.encode."""
         told = {key: torch.as_tensor(np.asarray(value)) for key, value in obs.items()}
+        shape = told["cue"].shape if told["named"].ndim == told["cue"].ndim + 1 else None
+        lead = tuple(told["cue"].shape[:-1] if shape is None else shape)
+        told = {key: value.reshape(*lead, -1) for key, value in told.items()}
         if previous is not None:
-            return self.condition(self.step(previous, action), {"answer": told["answer"][:, None]})
-        rows = {key: value.reshape(len(value), 1, -1) for key, value in told.items()}
-        return self.filter({"obs": rows, "action": None})[:, -1]
+            return self.condition(self.step(previous, action), {"answer": told["answer"]})
+        count = int(np.prod(lead))
+        rows = {key: value.reshape(count, 1, -1) for key, value in told.items()}
+        first = self.filter({"obs": rows, "action": None})[:, -1]
+        return first.map(lambda t: t.reshape(*lead, *t.shape[1:]))
 
     def _latent(self, h: Tensor, z: Tensor) -> Latent:
         nothing = h.new_zeros(*h.shape[:-1], 0)

@@ -26,7 +26,7 @@ from bb_wm.worlds import tooldesk
 def test_an_exact_model_plays_as_the_exact_gate_of_its_depth(
     depth: int, twin: str, name: str
 ) -> None:
-    play = LearnedPlay(ExactDesk(), depth=depth, samples=4, inner=4)  # type: ignore[arg-type]
+    play = LearnedPlay(ExactDesk(), depth=depth, particles=1)  # type: ignore[arg-type]
     found = scoring.score(play)
     assert found.value == pytest.approx(exact.mean_value(exact.gates()[twin]), abs=1e-4)
     line = found.calibration[name]
@@ -37,7 +37,7 @@ def test_an_exact_model_plays_as_the_exact_gate_of_its_depth(
 
 def test_forced_pairs_realise_what_an_exact_model_estimates(tmp_path: Path) -> None:
     """One-call EVSI of the best tool against the paired gains of 150 episodes: within 4 errors."""
-    play = LearnedPlay(ExactDesk(), depth=1, samples=4, inner=4)  # type: ignore[arg-type]
+    play = LearnedPlay(ExactDesk(), depth=1, particles=1)  # type: ignore[arg-type]
     with Ledger(tmp_path / "l.sqlite", durable=False) as ledger:
         forced_pairs(play, ledger, 150)
         (line,) = read_ledger(ledger).calibration

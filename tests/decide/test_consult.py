@@ -21,7 +21,7 @@ EPISODES = 400
 
 @pytest.fixture(scope="module")
 def asker() -> Asker:
-    tree = AskTree(depth=1, samples=2, inner=2, utility=Utility(abstain=0.0))
+    tree = AskTree(depth=1, utility=Utility(abstain=0.0))
     return Asker(ExactDesk(), WORLD.candidates, WORLD.names, WORLD.asks, tree=tree)
 
 

@@ -29,7 +29,7 @@ _Z95 = 1.959963984540054
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Asker:
-    """Evidence about latents [N] of a model.
+    """Evidence about beliefs [N] of a model, or [N, P] of P equally likely particles each.
 
     candidates  flat actions [C, H, A], each a plan of H rows; `names` [C] say what they are
     asks        what may be asked first, valued by `tree`; with `weigh` False they are only listed
@@ -55,15 +55,21 @@ class Asker:
             )
 
     def worth(self, latent: Latent) -> tuple[Tensor, Tensor]:
-        """Utility and V_s to go [N, C] of every candidate, imagined along the modes."""
+        """Utility and V_s to go [N, C] of every candidate, imagined along the modes of each
+        particle's z; the mean over the particles."""
         horizon = int(self.candidates.shape[1])
         utility = self.tree.utility
-        found = worth_of(self.model, latent, self.candidates, utility, horizon, None)
-        risks = torch.zeros_like(found.returns) if found.risks is None else found.risks
-        return found.returns - utility.risk_weight * risks, risks
+        found = worth_of(self.model, latent.flatten(), self.candidates, utility, horizon, None)
+
+        def mean(values: Tensor) -> Tensor:
+            return values.reshape(latent.batch_shape[0], -1, values.shape[-1]).mean(1)
+
+        returns = mean(found.returns)
+        risks = torch.zeros_like(returns) if found.risks is None else mean(found.risks)
+        return returns - utility.risk_weight * risks, risks
 
     def look(self, latent: Latent, seen: Seen) -> Asked:
-        """What each ask is worth at latents [N], where `seen` was observed last."""
+        """What each ask is worth at these beliefs, where `seen` [N, *shape] was observed last."""
         if not self.weigh:
             count = latent.batch_shape[0]
             able = [ask.open(seen) if ask.open else torch.ones(count) > 0 for ask in self.asks]
@@ -74,7 +80,7 @@ class Asker:
     def evidence(
         self, latent: Latent, seen: Seen, *, observed_at: float, asked: Asked | None = None
     ) -> list[Evidence]:
-        """One Evidence per latent [N]; `asked` where it was already looked at.
+        """One Evidence per belief; `asked` where it was already looked at.
 
         The risk bound is the estimate itself: calibrate the model's risk and set the bound from
         that (`dataclasses.replace`) before the limit of a gate means anything outside.

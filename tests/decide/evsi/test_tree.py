@@ -137,8 +137,8 @@ def test_bad_input_says_what_is_wrong() -> None:
     asks = tooldesk_asks.asks()
     with pytest.raises(ConfigError, match="different names"):
         TREE(model, latent, seen, [asks[0], asks[0]], COMMITS)
-    with pytest.raises(ConfigError, match="even number"):
-        AskTree(samples=3)
+    with pytest.raises(BatchError, match="latent"):
+        TREE(model, latent[0], seen, asks, COMMITS)
     with pytest.raises(ConfigError, match="per outcome"):
         AskTree(utility=Utility(limit=Limit(0.1, scope="ex_ante")))
     wrong = replace(asks[0], answers=lambda now: {k: v[:1, None] for k, v in now.items()})

@@ -73,18 +73,18 @@ class Asked:
 class AskTree:
     """What each ask is worth if up to `depth` calls may be made, the first one included.
 
-    samples  z imagined per latent and ask to average p(o | h, z) over, in pairs +-x. 0: p(o) at the
-             mode of the call's step. A decoder learnt open loop, as `WorldModel`'s is by its
-             rollout loss, gives the predictive p(o) itself there; a simulator whose z is the truth
-             needs samples
-    inner    the same further ahead
+    A belief may be several particles: what is believed of an answer or a candidate is the mean over
+    them, and what is chosen is chosen for all of them together.
+
+    draw     whether the call's step and the reading of an answer draw z, for each particle its own
+             way. False follows the modes: a decoder learnt open loop, as `WorldModel`'s is by its
+             rollout loss, gives the predictive p(o) itself there
     utility  how candidates are valued; a limit per outcome bars a candidate, `abstain` is always
              there beside one
     """
 
     depth: int = 2
-    samples: int = 0
-    inner: int = 0
+    draw: bool = False
     utility: Utility = Utility()  # noqa: RUF009 (frozen)
     horizon: int | None = None
     seed: int = 0
@@ -92,10 +92,6 @@ class AskTree:
     def __post_init__(self) -> None:
         if not 1 <= self.depth <= 4:
             raise ConfigError("AskTree.depth", expected="1..4", actual=self.depth)
-        for name in ("samples", "inner"):
-            value = getattr(self, name)
-            if value < 0 or value % 2:
-                raise ConfigError(f"AskTree.{name}", expected="an even number >= 0", actual=value)
         if self.utility.limit is not None and self.utility.limit.scope != "outcome":
             raise ConfigError(
                 "AskTree.utility.limit",
@@ -112,56 +108,54 @@ class AskTree:
         asks: Sequence[ListedAsk],
         candidates: Candidates,
     ) -> Asked:
-        """Worth of every ask at latents [N] where `seen` [N, *shape] was observed last.
+        """Worth of every ask at beliefs [N], or [N, P] of P particles, where `seen` [N, *shape]
+        was observed last.
 
-        Deterministic: the same luck for every latent, drawn from `seed`.
+        Deterministic: the same luck for every belief, drawn from `seed`.
         """
-        if len(latent.batch_shape) != 1:
-            raise BatchError("latent", expected="one batch axis [N]", actual=latent.batch_shape)
+        if len(latent.batch_shape) == 1:
+            latent = latent.expand(1)
+        if len(latent.batch_shape) != 2:
+            raise BatchError("latent", expected="[N] or [N, P]", actual=latent.batch_shape)
         if not asks or len({ask.name for ask in asks}) != len(asks):
             names = [ask.name for ask in asks]
             raise ConfigError("asks", expected="one or more of different names", actual=names)
-        generator = torch.Generator().manual_seed(self.seed)
-        half = draw_noise((max(self.samples, self.inner) // 2, model.noise_size), generator)
-        noise = torch.stack([half, -half], dim=1).flatten(0, 1).to(latent.h)
+        noise = None
+        if self.draw:
+            generator = torch.Generator().manual_seed(self.seed)
+            particles = latent.batch_shape[1]
+            noise = draw_noise((2, particles, model.noise_size), generator).to(latent.h)
         with torch.no_grad():
-            return _Level(self, model, list(asks), candidates, noise).asked(
-                latent, seen, self.depth, self.samples
-            )
+            level = _Level(self, model, list(asks), candidates, noise)
+            return level.asked(latent, seen, self.depth)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Level:
-    """What stays the same all over the tree."""
+    """What stays the same all over the tree. Latents are [N, P]."""
 
     tree: AskTree
     model: Observer
     asks: list[ListedAsk]
     candidates: Candidates
-    noise: Tensor
+    noise: Tensor | None  # [2, P, Z]: of the call's step, and of reading
 
-    def asked(self, latent: Latent, seen: Seen, depth: int, samples: int) -> Asked:
+    def asked(self, latent: Latent, seen: Seen, depth: int) -> Asked:
         now = self._best(*self._worths(latent)) if any(a.changes for a in self.asks) else None
-        parts = [self._ask(latent, seen, ask, depth, samples, now) for ask in self.asks]
+        parts = [self._ask(latent, seen, ask, depth, now) for ask in self.asks]
         evsi, error, info, risk = (torch.stack(p, dim=-1) for p in zip(*parts, strict=True))
         return Asked(evsi, error, info, risk)
 
     def _ask(
-        self,
-        latent: Latent,
-        seen: Seen,
-        ask: ListedAsk,
-        depth: int,
-        samples: int,
-        now: Tensor | None,
+        self, latent: Latent, seen: Seen, ask: ListedAsk, depth: int, now: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Net, standard error, info and risk [N] of one ask; looked at only where it is open."""
         if ask.open is not None:
             able = ask.open(seen).bool()
             if not bool(able.all()):
-                return self._ask_some(latent, seen, ask, depth, samples, now, able)
+                return self._ask_some(latent, seen, ask, depth, now, able)
         told = ask.answers(seen)
-        count = latent.batch_shape[0]
+        count, particles = latent.batch_shape
         kinds = {int(value.shape[1]) for value in told.values()}
         if len(kinds) != 1 or any(value.shape[0] != count for value in told.values()):
             raise BatchError(
@@ -170,24 +164,23 @@ class _Level:
                 actual={key: list(value.shape) for key, value in told.items()},
             )
         size = kinds.pop()
-        probability, after = self._predicted(latent, ask, told, samples)
-        after_each = after.expand(size).flatten()
+        after = self._step(latent, ask)
+        likelihood = self._likelihood(after, ask, told)  # [N, P, K]
         flat = {key: value.flatten(0, 1) for key, value in told.items()}
-        read = self.model.condition(after_each, flat)
+        read = self._read(after.expand(size), flat)
         worth, risk = (part.reshape(count, size, -1) for part in self._worths(read))
         best = self._best(worth, risk)
         if depth > 1:
             best = best + self._further(read, flat, depth - 1).reshape(count, size)
-        values = (probability * best[:, None]).sum(-1)  # [N, samples]
-        share = probability.mean(1)[..., None]
+        share = likelihood.mean(1)[..., None]
         blind = self._best((share * worth).sum(1), (share * risk).sum(1))
+        values = (likelihood * best[:, None]).sum(-1)  # [N, P]
         info = values.mean(1) - blind
-        pairs = values.reshape(count, -1, min(2, values.shape[1])).mean(-1)
-        error = pairs.std(1) / pairs.shape[1] ** 0.5 if pairs.shape[1] > 1 else pairs[:, 0] * 0
+        error = values.std(1) / particles**0.5 if particles > 1 else torch.zeros_like(info)
         net = info - ask.cost(seen).to(info)
         if now is not None and ask.changes:
             net = net + blind - now
-        return net, error, info, self.model.predict_safety(after)
+        return net, error, info, self.model.predict_safety(after).mean(1)
 
     def _ask_some(
         self,
@@ -195,7 +188,6 @@ class _Level:
         seen: Seen,
         ask: ListedAsk,
         depth: int,
-        samples: int,
         now: Tensor | None,
         able: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -205,40 +197,58 @@ class _Level:
         if rows.numel():
             part = {key: value[rows] for key, value in seen.items()}
             base = None if now is None else now[rows]
-            found = self._ask(latent[rows], part, replace(ask, open=None), depth, samples, base)
+            found = self._ask(latent[rows], part, replace(ask, open=None), depth, base)
             for column, values in zip(whole, found, strict=True):
                 column[rows] = values
         return whole
 
-    def _predicted(
-        self, latent: Latent, ask: ListedAsk, told: Seen, samples: int
-    ) -> tuple[Tensor, Latent]:
-        """p(o | z_i) of the listed answers [N, samples or 1, K], and the latents after the call."""
-        count = latent.batch_shape[0]
-        action = ask.action.to(latent.h).expand(count, max(1, samples), -1)
-        noise = self.noise[:samples].expand(count, samples, -1) if samples else None
-        imagined = self.model.step(latent.expand(max(1, samples)), action, noise)
-        # Decoded once per z: the K answers are broadcast against [N, samples, 1].
+    def _step(self, latent: Latent, ask: ListedAsk) -> Latent:
+        """The latents [N, P] after the call."""
+        action = ask.action.to(latent.h).expand(*latent.batch_shape, -1)
+        noise = None if self.noise is None else self.noise[0].expand(*latent.batch_shape, -1)
+        return self.model.step(latent, action, noise)
+
+    def _likelihood(self, after: Latent, ask: ListedAsk, told: Seen) -> Tensor:
+        """p(o | s') of the listed answers, [N, P, K]."""
         keys = tuple(told) if ask.keys is None else ask.keys
+        # Decoded once per particle: the K answers are broadcast against [N, P, 1].
         shown = {key: told[key].unsqueeze(1) for key in keys}
-        likelihood = self.model.log_likelihood(imagined.expand(1), shown)
-        return likelihood.softmax(-1), imagined[:, 0]
+        return self.model.log_likelihood(after.expand(1), shown).softmax(-1)
+
+    def _read(self, after: Latent, flat: Seen) -> Latent:
+        """Latents [N, P, K] that read the answers [N * K, ...]: [N * K, P]."""
+        count, particles, size = after.batch_shape
+        turned = after.map(
+            lambda t: t.transpose(1, 2).reshape(count * size, particles, *t.shape[3:])
+        )
+        noise = None if self.noise is None else self.noise[1].expand(count * size, -1, -1)
+        told = {
+            key: value[:, None].expand(-1, particles, *value.shape[1:])
+            for key, value in flat.items()
+        }
+        return self.model.condition(turned, told, noise)
 
     def _further(self, latent: Latent, seen: Seen, depth: int) -> Tensor:
         """What asking on is worth, at least nothing, [N]; in pieces that memory holds."""
         pieces = []
-        for rows in torch.split(torch.arange(latent.batch_shape[0]), _ROWS_AT_ONCE):
+        at_once = max(1, _ROWS_AT_ONCE // latent.batch_shape[1])
+        for rows in torch.split(torch.arange(latent.batch_shape[0]), at_once):
             part = {key: value[rows] for key, value in seen.items()}
-            further = self.asked(latent[rows], part, depth, self.tree.inner)
+            further = self.asked(latent[rows], part, depth)
             pieces.append(further.evsi.amax(-1).clamp_min(0.0))
         return torch.cat(pieces)
 
     def _worths(self, latent: Latent) -> tuple[Tensor, Tensor]:
-        """Utility and V_s to go [N, C] of the candidates."""
+        """Utility and V_s to go [N, C] of the candidates, the mean over the particles."""
+        count, particles = latent.batch_shape
         horizon = horizon_of(self.candidates, self.tree.horizon)
-        found = worth_of(self.model, latent, self.candidates, self.tree.utility, horizon, None)
-        risks = torch.zeros_like(found.returns) if found.risks is None else found.risks
-        return found.returns - self.tree.utility.risk_weight * risks, risks
+        flat = latent.flatten()
+        found = worth_of(self.model, flat, self.candidates, self.tree.utility, horizon, None)
+        returns = found.returns.reshape(count, particles, -1).mean(1)
+        if found.risks is None:
+            return returns, torch.zeros_like(returns)
+        risks = found.risks.reshape(count, particles, -1).mean(1)
+        return returns - self.tree.utility.risk_weight * risks, risks
 
     def _best(self, worth: Tensor, risk: Tensor) -> Tensor:
         """The best candidate's utility [...] out of [..., C]; the limit bars some."""
