@@ -1,7 +1,13 @@
+"""The page as text: whole, self-contained, escaped, every line of section 6 in its place."""
+
 from __future__ import annotations
 
+import base64
+import dataclasses
 import html.parser
+import io
 import json
+import math
 import re
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -11,8 +17,11 @@ import pytest
 from tests.diagnose.helpers import LinearModel, linear_episodes
 from tests.diagnose.test_with_world_model import mixed_episodes
 
-from bb_wm.diagnose import collect_traces, evaluate, plots, render_page, write_page
-from bb_wm.diagnose import page as page_module
+from bb_wm.diagnose import Page, collect_traces, diagnose, plots, render_page, write_page
+from bb_wm.diagnose.page import curves, render, verdicts
+from bb_wm.diagnose.page.frames import shown_frames
+from bb_wm.diagnose.page.imagination import coverage
+from bb_wm.diagnose.page.svg import Axis, Frame, labels
 from bb_wm.errors import MissingExtraError, ResourceError
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
@@ -42,16 +51,225 @@ class Reader(html.parser.HTMLParser):
         self.text.append(data)
 
 
+def read(text: str) -> Reader:
+    reader = Reader()
+    reader.feed(text)
+    assert reader.open == []
+    return reader
+
+
 @pytest.fixture(scope="module")
 def judged():
     model = LinearModel(matrix=0.9 * np.array([[0.9, 0.2], [-0.3, 0.8]]), spread=0.1)
-    held = linear_episodes(6, 60, 1)
-    evaluation = evaluate(model, held, training=linear_episodes(6, 60, 0), windows=60)
-    return model, held, evaluation, collect_traces(model, held)
+    return model, linear_episodes(6, 60, 1), collect_traces(model, linear_episodes(6, 60, 1))
+
+
+@pytest.fixture(scope="module")
+def full() -> Page:
+    """A page of a real, untrained model with everything on it, and hostile words wherever words
+    come from outside."""
+    from tests.diagnose.test_report import SMALL
+
+    from bb_wm.decide.ledger_report import Alarm, GainCalibration, LedgerReport
+    from bb_wm.rssm import WorldModel
+
+    model, held = WorldModel(2, 2, SMALL), linear_episodes(10, 60, 1, noise=0.1)
+    report = diagnose(model, held, windows=60, probe=False)
+    nasty = "<img src=x onerror=alert(1)>"
+    row = {
+        "id": nasty, "verdict": "ASK", "choice": nasty, "gain": 1.0, "evsi": None,
+        "realised_return": 2.0, "reason": nasty,
+    }  # fmt: skip
+    line = GainCalibration("paired", 40, 1.0, 0.8, 0.1, 0.9, 0.1, 0.0, 0.5)
+    return Page(
+        title=f"Linear & co {nasty}",
+        report=report,
+        traces=collect_traces(model, held),
+        curves={
+            "reconstruction": [(50.0, 3.0), (100.0, 2.0), (150.0, 1.5)],
+            "kl_raw": [(50.0, 9.0), (100.0, 4.0)],
+            "held-out nrmse_10": [(50.0, 0.9), (100.0, 0.5)],
+            "loss": [(50.0, 9.0), (100.0, 1e-9)],
+        },
+        ledger=LedgerReport(
+            "ledger", {"ACT": 3, nasty: 1}, 0, 2, (line,),
+            (Alarm("hubris", 0.0, 0.03, 200, True, nasty),), (row,),
+        ),
+        promotions=[
+            {
+                "number": 1, "verdict": "BLOCK", "reason": nasty, "made_at": "2026", "checks": [
+                    {"what": nasty, "value": 2.0, "limit": 0.0, "breach": "BLOCK", "passed": False}
+                ], "new": {"path": nasty}, "old": {"path": "old"},
+            }
+        ],
+        config={"note": "</pre><script>alert(1)</script>"},
+        provenance={"world": {"name": nasty}, "updates": 5},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def text(full) -> str:
+    return render_page(full)
+
+
+def test_the_page_is_whole_and_asks_nothing_of_any_network(full, text, tmp_path):
+    reader = read(text)
+    outside = re.findall(r'(?:src|href)="(?!#|data:)[^"]*"|url\((?!#)|@import|https?://', text)
+    assert outside == []
+    policy = next(a["content"] for t, a in reader.attributes if "http-equiv" in a)
+    assert "default-src 'none'" in policy
+    assert "connect-src" not in policy
+    assert "unsafe" not in policy
+    assert "connect-src 'self'" in render.policy(live=True)
+    path = write_page(tmp_path / "page.html", full)
+    assert path.read_text() == text
+    assert path.stat().st_size < 6 * 1024 * 1024
+
+
+def test_words_from_outside_are_words_and_nothing_else(text):
+    reader = read(text)
+    assert "img" not in [tag for tag, _ in reader.attributes]
+    scripts = [a for t, a in reader.attributes if t == "script"]
+    assert scripts == [{"type": "application/json", "id": "page-data"}, {}]
+    assert not [a for _, a in reader.attributes for name in a if name.startswith("on")]
+    assert text.count("&lt;img src=x onerror=alert(1)&gt;") >= 9
+    assert "&lt;script&gt;alert(1)" in text
+
+
+def test_the_slider_data_cannot_end_its_script(full):
+    evil = "</script><script>alert(1)</script>"
+    path = dataclasses.replace(full.report.evaluation.paths[0], name=evil)
+    evaluation = dataclasses.replace(full.report.evaluation, paths=(path,))
+    report = dataclasses.replace(full.report, evaluation=evaluation)
+    text = render_page(dataclasses.replace(full, report=report))
+    assert len([tag for tag, _ in read(text).attributes if tag == "script"]) == 2
+    data = re.search(r'id="page-data">(.*?)</script>', text)[1]
+    assert json.loads(data)["paths"][0]["name"] == evil
+
+
+SECTION_SIX = {  # each line of section 6 of the specification, and where it is
+    "reconstruction loss curves": ["reconstruction", "reconstruction-rows"],
+    "KL divergence (posterior vs prior)": ["kl", "kl-rows", "kl-horizon", "kl-variables"],
+    "rollout error vs real trajectory": ["rollout-error", "window-0"],
+    "EVSI estimates vs actual gains": ["evsi"],
+    "Delta V_s predictions vs true safety metrics": ["delta-risk", "risk-reliability"],
+}
+
+
+@pytest.mark.parametrize("line", SECTION_SIX)
+def test_every_line_of_section_six_has_its_place(line, text):
+    for place in SECTION_SIX[line]:
+        at = text.index(f' id="{place}"')
+        assert "<svg" in text[at : at + 1500], place
+
+
+def test_verdicts_come_first_and_every_figure_is_there(full, text):
+    words = "".join(read(text).text)
+    order = ["Can I trust it?", "How far?", "How risky?", "How fast?", "Real against imagined",
+             "How it learnt", "Is what it says true?", "Failure smells", "Was asking worth it?",
+             "Promotion", "All figures", "Configuration and provenance"]  # fmt: skip
+    at = [words.index(title) for title in order[:4]]
+    at += [text.index(f">{title}</h2>") for title in order[4:]]
+    assert at[:4] == sorted(at[:4])
+    assert at[4:] == sorted(at[4:])
+    for table in full.report.tables():
+        for row in table.rows:
+            assert all(cell.casefold() in words.casefold() for cell in row), row
+    for smell in full.report.smells:
+        assert smell.reason in words
+        assert (smell.advice in words) == smell.found
+
+
+def test_pictures_say_what_they_show_and_ids_are_used_once(text):
+    reader = read(text)
+    for tag, found in reader.attributes:
+        if tag == "svg" and found.get("aria-hidden") != "true":
+            assert len(found["aria-label"]) > 20
+            assert found["role"] == "img"
+    ids = [a["id"] for _, a in reader.attributes if "id" in a]
+    assert len(ids) == len(set(ids))
+    for _, found in reader.attributes:
+        for name in ("aria-labelledby", "aria-describedby", "for"):
+            assert found.get(name) is None or found[name] in ids
+        if found.get("href", "").startswith("#"):
+            assert found["href"][1:] in ids
+    for svg in re.findall(r"<svg.*?</svg>", text, re.DOTALL):
+        ElementTree.fromstring(svg)  # each is well-formed by itself
+        assert "nan" not in re.sub(r'aria-label="[^"]*"', "", svg)
+
+
+def test_the_same_contents_make_the_same_page(full, text):
+    assert render_page(full) == text
+
+
+def test_a_page_can_be_made_before_anything_is_known(tmp_path):
+    text = render_page(Page(title="new"), stamp='a"b', every=2.5)
+    assert "No verdict yet." in text
+    read(text)
+    assert 'data-every="2500"' in text
+    assert 'data-stamp="a&quot;b"' in text
+
+
+def test_a_page_too_big_to_mail_is_refused_and_not_written(full, tmp_path, monkeypatch):
+    monkeypatch.setattr(render, "MAX_PAGE_BYTES", 1000)
+    with pytest.raises(ResourceError):
+        write_page(tmp_path / "page.html", full)
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- verdicts -------------------------------------------------------------------------------------
+
+
+def with_excess(report, *values, width=0.05):
+    from bb_wm.diagnose.estimates import Estimate
+
+    excess = tuple(Estimate(v, v - width, v + width, 50) for v in values)
+    drift = dataclasses.replace(report.measured.drift, excess=excess)
+    return dataclasses.replace(report, measured=dataclasses.replace(report.measured, drift=drift))
+
+
+def with_smells(report, **found):
+    smells = tuple(
+        dataclasses.replace(s, status="found", severity=found[s.name.replace(" ", "_")])
+        if s.name.replace(" ", "_") in found
+        else dataclasses.replace(s, status="clear")
+        for s in report.smells
+    )
+    return dataclasses.replace(report, smells=smells)
+
+
+def test_how_far_is_where_the_interval_last_lies_below_one(full):
+    report = full.report
+    found = with_excess(report, *[0.2] * 6, 0.97, 0.3, *[0.2] * 7)
+    assert verdicts.holds(found) == 6  # at 7 steps it may be no better; later luck does not count
+    assert verdicts.far(found).tone == "careful"
+    assert verdicts.holds(with_excess(report, *[0.2] * 15)) == 15
+    assert verdicts.far(with_excess(report, *[0.2] * 15)).answer == "All 15 steps"
+    assert verdicts.far(with_excess(report, 0.2, 0.3, 1.2, *[2.0] * 12)).tone == "bad"
+    assert verdicts.holds(with_excess(report, *[math.nan] * 15)) is None
+
+
+def test_a_serious_smell_says_no_and_a_warning_says_with_care(full):
+    clear = with_smells(full.report)
+    assert verdicts.trust(clear).tone == "good"
+    assert "7 of 7" in verdicts.headline(clear)
+    warned = with_smells(full.report, latency_creep="warning")
+    assert verdicts.trust(warned).answer == "With care"
+    both = with_smells(full.report, latency_creep="warning", rollout_drift="serious")
+    assert verdicts.trust(both).answer == "No"
+    assert verdicts.headline(both) == "Do not act on this model: rollout drift."
+
+
+def test_no_risk_seen_is_not_no_risk(full):
+    assert full.report.measured.risk.events == 0
+    assert verdicts.risky(full.report).tone == "unknown"
+
+
+# --- pictures -------------------------------------------------------------------------------------
 
 
 def test_traces_are_the_real_rows_and_what_was_imagined_after_them(judged):
-    model, held, _, traces = judged
+    model, held, traces = judged
     assert traces.labels == ("obs[0]", "obs[1]", "reward")
     assert len(traces) == 3
     assert len(set(traces.episode)) == 3
@@ -70,100 +288,75 @@ def test_traces_are_the_real_rows_and_what_was_imagined_after_them(judged):
     assert width == pytest.approx(0.1 * 2 * 1.645, rel=0.4)
 
 
-def test_the_page_is_whole_self_contained_and_says_the_verdict_first(judged, tmp_path):
-    _, _, evaluation, traces = judged
-    metrics = {"loss": (np.arange(50.0), np.linspace(5, 1, 50))}
-    path = write_page(
-        tmp_path / "page.html",
-        evaluation,
-        title="Linear <world> & co",
-        traces=traces,
-        metrics=metrics,
-        config={"hidden": 200, "note": "</pre><script>alert(1)</script>"},
-        provenance={"updates": 5},
-    )
-    text = path.read_text()
-    reader = Reader()
-    reader.feed(text)
-    assert reader.open == []
-    tags = [tag for tag, _ in reader.attributes]
-    assert "script" not in tags
-    assert "link" not in tags
-    outside = re.findall(r'(?:src|href)="(?!#)[^"]*"|url\((?!#)', text)
-    assert outside == []
-    assert all("w3.org" in url for url in re.findall(r"https?://[^\s\"']+", text))
-    assert text.index(evaluation.verdict().split("'")[0]) < text.index("<table")
-    assert "Linear &lt;world&gt; &amp; co" in text
-    pictures = [attributes for tag, attributes in reader.attributes if tag == "svg"]
-    assert len(pictures) == 1 + 3 + 1
-    assert all(len(p["aria-label"]) > 20 for p in pictures)
-    assert "prefers-color-scheme: dark" in text
-    assert path.stat().st_size < 6 * 1024 * 1024
-    for table in evaluation.tables():
-        for row in table.rows:
-            assert all(cell in "".join(reader.text) for cell in row)
+def test_coverage_counts_what_lies_inside_up_to_each_step(judged):
+    traces = judged[2]
+    real = traces.real[:, traces.context :]
+    spread = np.zeros_like(traces.low)
+    exact = dataclasses.replace(traces, low=real - spread, high=real + spread)
+    assert coverage(exact)[-1] == (real.size, real.size)
+    half = dataclasses.replace(exact, low=np.where(np.arange(15)[:, None] < 5, real, real + 1))
+    assert coverage(half)[4] == (45, 45)
+    assert coverage(half)[-1] == (45, 135)
+    none = dataclasses.replace(traces, low=traces.low * np.nan)
+    assert coverage(none)[-1] == (0, 0)
 
 
-def test_pictures_of_one_page_share_no_ids_and_take_the_pages_colours(judged):
-    _, _, evaluation, traces = judged
-    svgs = [plots.to_svg(plots.draw_window(traces, i), f"window {i}") for i in range(3)]
-    svgs.append(plots.to_svg(plots.draw_errors(evaluation), "errors"))
-    seen: set[str] = set()
-    for svg in svgs:
-        root = ElementTree.fromstring(svg)
-        ids = {element.get("id") for element in root.iter() if element.get("id")}
-        assert not ids & seen
-        seen |= ids
-        for reference in re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', svg):
-            assert (reference[0] or reference[1]) in ids
-        assert "var(--ink)" in svg
-        assert plots._INK not in svg
-        assert root.get("width") is None
+def test_axes_have_round_ticks_inside_and_lines_break_at_gaps():
+    assert Axis(-1.2, 3.4).ticks(4) == [-1, 0, 1, 2, 3]
+    assert labels(Axis(0, 0.0007).ticks(3))[1] == "2e-4"
+    assert labels([0.1, 0.2, 0.30000000000000004]) == ["0.1", "0.2", "0.3"]
+    assert set(Axis(0.02, 1.5, log=True).ticks(4)) >= {0.1, 1.0}
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        low, size = rng.normal() * 10.0 ** rng.integers(-4, 5), 10.0 ** rng.uniform(-5, 6)
+        axis = Axis(low, low + size)
+        ticks = axis.ticks(3)
+        assert 2 <= len(ticks) <= 8
+        assert all(axis.low - 1e-9 * size <= t <= axis.high + 1e-9 * size for t in ticks)
+    frame = Frame(Axis(0, 10), Axis(0, 1), top=0, height=100, left=0, right=0)
+    assert frame.at(5, 0.25) == (180.0, 75.0)
+    assert frame.line([(0, 0), (5, math.nan), (10, 1)], "real").count("M") == 2
+    assert frame.band([(0, 0), (5, math.nan), (10, 0)], [(0, 1), (5, 1), (10, 1)]).count("Z") == 2
 
 
-def test_the_same_evaluation_draws_the_same_page(judged):
-    _, _, evaluation, traces = judged
-    one, two = (render_page(evaluation, title="t", traces=traces) for _ in range(2))
-    assert one == two
+@pytest.mark.parametrize(("shape", "side"), [((6, 8, 8, 1), 8), ((6, 200, 120, 3), 66)])
+def test_frames_are_real_pngs_of_bounded_size(shape, side):
+    from PIL import Image
+
+    from bb_wm.diagnose.traces import Traces
+
+    pixels = np.random.default_rng(0).integers(0, 255, (1, *shape), np.uint8)
+    empty = np.zeros((1, 6, 1))
+    traces = Traces(
+        ("reward",), (False,), 2, (0,), (0,), np.zeros((1, 8, 1)), {"mode": empty}, empty, empty,
+        {"<camera>": (pixels, 255 - pixels)},
+    )  # fmt: skip
+    text = shown_frames(traces, 0)
+    assert "&lt;camera&gt;" in text
+    found = [base64.b64decode(raw) for raw in re.findall(r"base64,([^\"]+)", text)]
+    pictures = [np.asarray(Image.open(io.BytesIO(raw))) for raw in found]
+    assert len(pictures) == 2
+    assert pictures[0].shape[0] == side
+    if side == shape[1]:
+        assert np.array_equal(pictures[0], np.concatenate(pixels[0, ..., 0], axis=1))
+    if pictures[0].ndim == 3:  # averaged over blocks of 3 x 3
+        block = pixels[0, 0, :3, :3].reshape(9, 3).mean(0)
+        assert np.abs(pictures[0][0, 0] - block).max() <= 0.5
 
 
-def test_a_page_without_pictures_needs_no_matplotlib(judged, monkeypatch):
+def test_the_page_needs_no_matplotlib_and_rollout_says_what_it_needs(judged, full, monkeypatch):
     for name in [n for n in sys.modules if n.split(".")[0] == "matplotlib"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(MissingExtraError) as caught:
-        plots.draw_errors(judged[2])
+        plots.draw_window(judged[2], 0)
     assert 'pip install "bb_wm[plots]"' in str(caught.value)
-    text = render_page(judged[2], title="t", traces=judged[3])
-    assert "<svg" not in text
-    assert "bb_wm[plots]" in text
-    assert judged[2].verdict().split("'")[0] in text
-
-
-def test_a_page_too_big_to_mail_is_refused_and_not_written(judged, tmp_path, monkeypatch):
-    monkeypatch.setattr(page_module, "MAX_PAGE_BYTES", 1000)
-    with pytest.raises(ResourceError):
-        write_page(tmp_path / "page.html", judged[2], title="t")
-    assert list(tmp_path.iterdir()) == []
+    assert "<svg" in render_page(full)
 
 
 def test_pngs_are_pictures_on_white(judged):
-    raw = plots.to_png(plots.draw_window(judged[3], 0), dpi=50)
+    raw = plots.to_png(plots.draw_window(judged[2], 0), dpi=50)
     assert raw.startswith(b"\x89PNG\r\n\x1a\n")
-
-
-def test_image_keys_are_shown_as_strips():
-    from bb_wm.diagnose.traces import Traces
-
-    pixels = np.zeros((1, 6, 8, 8, 1), np.uint8)
-    empty = np.zeros((1, 6, 1))
-    traces = Traces(
-        ("reward",), (False,), 2, (0,), (0,), np.zeros((1, 8, 1)), {"mode": empty}, empty, empty,
-        {"camera": (pixels, pixels + 9)},
-    )  # fmt: skip
-    svg = plots.to_svg(plots.draw_pictures(traces, "camera", 0), "strip")
-    assert svg.count("<image") == 10
-    assert "k=6" in svg
 
 
 def test_traces_of_mixed_observations_blank_what_comes_after_the_end():
@@ -180,12 +373,19 @@ def test_traces_of_mixed_observations_blank_what_comes_after_the_end():
         }
     )
     held = mixed_episodes(4, 0)
-    traces = collect_traces(WorldModel(spaces, 1, KINDS[0]), held, windows=2)
+    model = WorldModel(spaces, 1, KINDS[0])
+    traces = collect_traces(model, held, windows=2)
     assert traces.labels == ("pick", "speed[0]", "speed[1]", "reward")
     assert traces.steps == (True, False, False, False)
     real, imagined = traces.pictures["image"]
     assert real.shape == imagined.shape == (2, traces.real.shape[1] - traces.context, 8, 8, 1)
     assert set(np.unique(traces.paths["mode"][..., 0])) <= {0.0, 1.0, 2.0, 3.0}
+    text = render_page(Page(title="mixed", traces=traces))
+    assert text.count("<image") == 4
+    read(text)
+
+
+# --- curves ---------------------------------------------------------------------------------------
 
 
 def test_metrics_are_read_up_to_a_torn_line(tmp_path):
@@ -193,8 +393,34 @@ def test_metrics_are_read_up_to_a_torn_line(tmp_path):
         json.dumps({"kind": "train", "update": 50 * i, "loss": 3.0 / i, "kl": None, "rows": 9})
         for i in range(1, 4)
     ]
-    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"kind": "train", "upd')
-    curves = plots.read_metrics(tmp_path / "metrics.jsonl")
-    assert list(curves) == ["loss"]
-    assert curves["loss"][0].tolist() == [50, 100, 150]
-    assert curves["loss"][1].tolist() == [3.0, 1.5, 1.0]
+    lines.append(json.dumps({"kind": "evaluate", "update": 50, "nrmse_10": 0.5, "loss": 7.0}))
+    lines.append(json.dumps({"kind": "evaluate", "update": 100, "nrmse_10": 0.25}))
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n[1]\n{"kind": "train", "upd')
+    found = curves.read_curves(tmp_path / "metrics.jsonl")
+    assert found == {
+        "loss": [(50, 3.0), (100, 1.5), (150, 1.0)],
+        "held-out nrmse_10": [(50, 0.5), (100, 0.25)],
+    }
+
+
+def test_long_curves_are_thinned_and_keep_their_end_and_their_mean():
+    long = [(float(i), float(i % 7)) for i in range(10_001)]
+    short = curves.thin(long)
+    assert len(short) == curves.MOST_POINTS
+    assert short[-1] == long[-1]
+    assert np.mean([y for _, y in short[:-1]]) == pytest.approx(3.0, abs=0.05)
+    assert curves.running_median([(0, 1.0), (1, 50.0), (2, 1.0), (3, 1.0)])[1][1] == 1.0
+
+
+def test_the_model_card_says_only_what_was_measured(full):
+    from bb_wm.diagnose.card import model_card
+
+    card = model_card(full.report, name="a [link](x) <b>", about={"world": "W | <i>"})
+    assert "a \\[link\\](x) \\<b\\>" in card
+    assert "W \\| \\<i\\>" in card
+    for row in full.report.evaluation.tables()[0].rows:
+        assert "| " + " | ".join(row) + " |" in card
+    assert "untested" in card  # no risk was seen, and it says so
+    assert "Not known, reward hacking" in card
+    for smell in full.report.found:
+        assert smell.name in card

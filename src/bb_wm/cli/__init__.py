@@ -18,6 +18,8 @@ COMMANDS: Final = {
     "train": "collect rows from a world, learn its model, judge it, write a page",
     "resume": "go on with a run exactly where it stopped",
     "evaluate": "judge a run on its held-out episodes: the table and the page",
+    "report": "diagnose a run: one page with verdicts, evidence, smells and every figure",
+    "inspect": "watch a run while it trains: its page, kept up to date, on this machine",
     "promote": "say whether a new model may replace an old one, and record the verdict",
     "rollout": "draw what a run's model imagines beside what really happened",
     "check": "say whether data can be learnt from: shapes, ends, risk, alignment",

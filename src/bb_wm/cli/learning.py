@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bb_wm.cli import runs
 from bb_wm.cli.shell import near
-from bb_wm.errors import MissingExtraError
 from bb_wm.learn.run import Run
 
 if TYPE_CHECKING:
-    from bb_wm.diagnose import Evaluation
     from bb_wm.learn.callbacks import Callback
     from bb_wm.learn.settings import TrainSettings
     from bb_wm.learn.sources import EpisodeSource
@@ -67,46 +65,22 @@ def live_smells(model: WorldModel, episodes: Sequence[Episode]) -> Mapping[str, 
 
 
 def judge(run: Run, model: WorldModel, *, windows: int = 300) -> int:
-    """Print the held-out table, write evaluation.json and the page; the exit code."""
-    from bb_wm.diagnose import evaluate
+    """Print the held-out table and found smells, write report.json and the page; the exit code."""
+    from bb_wm.cli.report import examine, publish
 
     heldout = runs.rows_of(run, model, heldout=True)
     if not heldout:
         print(f"No rows are held out in {near(run.folder)}: nothing to judge on.", file=sys.stderr)
         return 0
-    training = runs.rows_of(run, model, heldout=False)
-    evaluation = evaluate(model, heldout, training=training, windows=windows)
-    run.write_evaluation(evaluation.to_json())
-    page = _page(run, model, evaluation, heldout)
-    print(evaluation.table())
-    print(f"\nPage: {page}" if page else "\nNo page was written.")
+    report = examine(run, model, heldout, windows=windows)
+    page = publish(run, model, report, heldout)
+    print(report.evaluation.table())
+    print(f"\nPage: {page}")
     print(f"Run:  {near(run.folder)}")
     print(f"Next: bb-wm rollout {near(run.folder)}")
+    for smell in report.found:
+        print(f"Smell: {smell.sentence()}", file=sys.stderr)
     return 0
-
-
-def _page(run: Run, model: WorldModel, evaluation: Evaluation, heldout: Sequence[Episode]) -> str:
-    """The page's path; "" where the pictures' package is absent."""
-    from bb_wm.diagnose import collect_traces, write_page
-    from bb_wm.diagnose.page import describe_software
-    from bb_wm.diagnose.plots import read_metrics
-
-    config: dict[str, Any] = {"model": run.config["config"], "training": run.settings.to_json()}
-    about = {"world": run.world, "begun": run.created, "updates": model.updates}
-    try:
-        path = write_page(
-            run.page,
-            evaluation,
-            title=run.name,
-            traces=collect_traces(model, heldout),
-            metrics=read_metrics(run.metrics) if run.metrics.exists() else None,
-            config=config,
-            provenance={**about, **describe_software()},
-        )
-    except MissingExtraError as error:
-        print(f"Page not written: {error}", file=sys.stderr)
-        return ""
-    return near(path)
 
 
 def _watchers() -> tuple[Callback, list[Callback]]:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from bb_wm.diagnose.diagnosis import diagnose
     from bb_wm.diagnose.evaluation import Evaluation, PathScores, RiskScores
     from bb_wm.diagnose.open_loop import OpenLoopModel, evaluate, evaluate_predictors
-    from bb_wm.diagnose.page import render_page, write_page
+    from bb_wm.diagnose.page import Page, render_page, write_page
     from bb_wm.diagnose.promotion import Promotion, PromotionLog, PromotionRule, promote
     from bb_wm.diagnose.report import Measured, Report
     from bb_wm.diagnose.smells import DETECTORS, Detector, Smell, find_smells
@@ -23,7 +23,7 @@ _HOMES = {
     "diagnosis": ("diagnose",),
     "evaluation": ("Evaluation", "PathScores", "RiskScores"),
     "open_loop": ("OpenLoopModel", "evaluate", "evaluate_predictors"),
-    "page": ("render_page", "write_page"),
+    "page": ("Page", "render_page", "write_page"),
     "promotion": ("Promotion", "PromotionLog", "PromotionRule", "promote"),
     "report": ("Measured", "Report"),
     "smells": ("DETECTORS", "Detector", "Smell", "find_smells"),
@@ -46,6 +46,7 @@ __all__ = [
     "Evaluation",
     "Forecast",
     "Measured",
+    "Page",
     "OpenLoopModel",
     "PathScores",
     "Persistence",
