@@ -8,7 +8,16 @@ import torch
 from tests.exact_desk import ExactDesk
 
 from bb_wm.decide import Asker, AskTree, Gate, Ledger, Verdict, decide_and_record, read_ledger
-from bb_wm.decide.consult import always, as_seen, confident, consult, gated, never
+from bb_wm.decide.consult import (
+    DrawnBelief,
+    always,
+    as_seen,
+    confident,
+    consult,
+    gated,
+    never,
+)
+from bb_wm.errors import ConfigError
 from bb_wm.imagine import Utility
 from bb_wm.testing import tooldesk_exact as exact
 from bb_wm.worlds.asking import asking_world
@@ -80,6 +89,18 @@ def test_evidence_is_what_the_model_says(asker) -> None:
     assert [ask.name for ask in evidence.asks] == ["A", "B", "C"]
     assert GATE.decide(evidence, now=1.5).verdict in (Verdict.ACT, Verdict.ASK)
     assert GATE.decide(evidence, now=9.0).verdict is Verdict.HOLD  # stale
+
+
+def test_drawn_beliefs_agree_where_nothing_is_drawn(asker) -> None:
+    """The exact model draws nothing, so many particles of it are one; and its luck is its own."""
+    drawn = DrawnBelief(asker.model.encode, 1, particles=4)
+    envs = [ToolDesk(expected_reward=True) for _ in range(20)]
+    many = consult(envs, drawn, asker, gated(GATE), WORLD.hold, seed=3)
+    one = play(asker, gated(GATE), 20)
+    assert np.allclose(many.returns, one.returns)
+    assert (many.asked == one.asked).all()
+    with pytest.raises(ConfigError, match="particles"):
+        DrawnBelief(asker.model.encode, 1, particles=1)
 
 
 def test_nan_in_the_model_is_held(asker) -> None:

@@ -42,6 +42,8 @@ class Arguments:
     """The run folder, such as runs/ToolDesk."""
     episodes: int = 300
     """How many episodes each strategy plays."""
+    particles: int = 8
+    """How many beliefs are drawn beside each other and averaged."""
     depth: int = 2
     """How many calls are looked ahead, 1..4; each makes a decision some ten times slower."""
     limit: float = 1.0
@@ -65,6 +67,7 @@ def run(arguments: Arguments) -> int:
     """Play every strategy and print what each earned."""
     runs.use_threads(arguments.threads)
     runs.check_count("--episodes", arguments.episodes, least=2)
+    runs.check_count("--particles", arguments.particles, least=2)
     from bb_wm.worlds.asking import asking_world
 
     here = runs.open_run(arguments.run)
@@ -91,7 +94,7 @@ class _Desk:
 
         self.arguments, self.world, self.name, self.path = arguments, world, name, path
         self.model = runs.load_model(runs.open_run(arguments.run), arguments.checkpoint)
-        tree = AskTree(depth=arguments.depth, utility=Utility(abstain=0.0))
+        tree = AskTree(depth=arguments.depth, draw=True, utility=Utility(abstain=0.0))
         known = (self.model, world.candidates, world.names, world.asks)
         self.asker = Asker(*known, tree=tree, policy=name)
         self.plain = Asker(*known, tree=tree, weigh=False, policy=name)
@@ -138,7 +141,7 @@ class _Desk:
         return found
 
     def _consult(self, strategy: Strategy, *, weigh: bool = False) -> Consulted:
-        from bb_wm.decide.consult import consult
+        from bb_wm.decide.consult import DrawnBelief, consult
         from bb_wm.worlds.catalogue import make_world
 
         maker, _ = make_world(self.name)
@@ -146,8 +149,11 @@ class _Desk:
         started = time.monotonic()
         try:
             asker = self.asker if weigh else self.plain
+            believe = DrawnBelief(
+                self.model.encode, self.model.noise_size, particles=self.arguments.particles
+            )
             found = consult(
-                envs, self.model.encode, asker, strategy, self.world.hold, seed=self.arguments.seed
+                envs, believe, asker, strategy, self.world.hold, seed=self.arguments.seed
             )
         finally:
             for env in envs:

@@ -17,6 +17,7 @@ from bb_wm.decide.control import Encode, stack_obs
 from bb_wm.decide.evidence import Evidence, number
 from bb_wm.decide.gate import Decision, Gate, Verdict
 from bb_wm.errors import ConfigError
+from bb_wm.protocols import draw_noise
 from bb_wm.types import ActionSpec
 
 if TYPE_CHECKING:
@@ -105,6 +106,32 @@ def _choice(decision: Decision, evidence: Evidence) -> Choice:
     return Choice(decision.verdict, decision.index, decision.decision_id)
 
 
+class DrawnBelief:
+    """`encode` with `particles` beliefs drawn beside each other, latents [B, P].
+
+    A recurrent belief is learnt with z drawn at every row; along the modes alone it is a little
+    too timid about what it has been told. The luck is the same for every episode.
+    """
+
+    def __init__(self, encode: Encode, noise_size: int, *, particles: int = 8, seed: int = 0):
+        if particles < 2:
+            raise ConfigError("particles", expected="at least 2", actual=particles)
+        self.encode, self.particles, self.noise_size = encode, particles, noise_size
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __call__(self, obs: Any, previous: Latent | None = None, action: Any = None) -> Latent:
+        rows = obs if isinstance(obs, dict) else {"": obs}
+        many = {k: np.repeat(np.asarray(v)[:, None], self.particles, 1) for k, v in rows.items()}
+        count = next(iter(many.values())).shape[0]
+        half = draw_noise((-(-self.particles // 2), self.noise_size), self.generator)
+        noise = torch.cat([half, -half])[: self.particles].expand(count, -1, -1)
+        if action is not None:
+            action = action[:, None].expand(-1, self.particles, -1)
+        with torch.no_grad():
+            seen = many if isinstance(obs, dict) else many[""]
+            return self.encode(seen, previous, action, noise=noise)
+
+
 # --- playing --------------------------------------------------------------------------------------
 
 
@@ -120,7 +147,8 @@ def consult(
 ) -> Consulted:
     """One episode of each environment; episode i is reset with seed * 1000 + i.
 
-    `encode(obs, previous, action)` gives latents [B] (`WorldModel.encode`); `hold` is the flat
+    `encode(obs, previous, action)` gives latents [B] (`WorldModel.encode`) or [B, P]
+    (`DrawnBelief`); `hold` is the flat
     action [A] done where the strategy holds. Strategies that ask alike meet the same luck.
     """
     if not envs:
