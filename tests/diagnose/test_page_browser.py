@@ -126,7 +126,9 @@ def test_the_slider_reveals_as_much_as_it_says_by_keyboard(browser, address):
     assert browser.run("document.querySelector('#horizon').ariaValueText") == "3 of 15 steps"
     assert "NRMSE at 3: mode " in browser.run("document.querySelector('#horizon-told').innerText")
     three = browser.run(widths)
-    assert len(whole) == 3
+    assert whole == pytest.approx([349.0] * 3, abs=0.1)  # to the panels' right edge and a bit
+    lines = "[...document.querySelectorAll('.panel [data-cursor]')].map(e => +e.getAttribute('x1'))"
+    assert browser.run(lines) == pytest.approx([w - 1 for w in three], abs=0.1)
     for a, b, c in zip(one, three, whole, strict=True):
         assert (b - a) / 2 == pytest.approx((c - a) / 14, rel=0.01)  # equal steps to the end
     assert browser.complaints() == []

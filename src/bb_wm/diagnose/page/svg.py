@@ -60,7 +60,7 @@ class Axis:
         for step in (power * m for m in (5, 2, 1, 0.5, 0.2, 0.1)):
             first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
             found = [i * step for i in range(first, last + 1)]
-            if len(found) >= max(2, count - 1):
+            if len(found) >= max(2, count):
                 break
         return found[:: max(1, math.ceil(len(found) / (count + 2)))]
 
