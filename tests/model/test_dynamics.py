@@ -46,9 +46,7 @@ def test_nothing_before_a_reset_reaches_past_it(core: Core, family: Stochastic) 
     obs, action = batch.obs["obs"].requires_grad_(), batch.action.requires_grad_()
     after = walk(network, batch, noise)
     out = (
-        after.h[:, 4:].sum()
-        + after.posterior[:, 4:].sum()
-        + after.latents[-1].memory[..., -4:, :].sum()
+        after.h[:, 4:].sum() + after.posterior[:, 4:].sum() + after.memories[-1][..., -4:, :].sum()
     )
     by_obs, by_action = torch.autograd.grad(out, (obs, action))
     assert bool((by_obs[:, :4] == 0).all())
@@ -104,10 +102,10 @@ def test_the_shortcut_never_asks_the_prior(core: Core, family: Stochastic) -> No
     network, batch = small_network(core, family), small_batch()
     walked = walk(network, batch, small_noise(network, batch).filter)
     action = batch.action[:, 0]
-    latent, _ = network.rssm.shortcut_step(walked.latents[3], action)
+    latent, _ = network.rssm.shortcut_step(walked.row(3), action)
     for parameter in network.rssm.prior_net.parameters():
         torch.nn.init.constant_(parameter, float("nan"))
-    again, _ = network.rssm.shortcut_step(walked.latents[3], action)
+    again, _ = network.rssm.shortcut_step(walked.row(3), action)
     assert bool(torch.isfinite(again.h).all())
     torch.testing.assert_close(again.sight, latent.sight, atol=0, rtol=0)
 

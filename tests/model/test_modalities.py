@@ -29,7 +29,7 @@ def test_vector_nll_is_the_gaussians() -> None:
     vector = make(ObsEntry("x", "vector", (2,)))
     assert isinstance(vector, Vector)
     params, obs = torch.randn(5, 1, 2), torch.randn(5, 1, 2)
-    error = vector.error(params, obs)
+    error = vector.error(params, vector.look(obs))
     vector.track(error, torch.ones(5, 1, dtype=torch.bool), "decode", 0)
     scale = vector.decode_scale.scale[0]
     expected = -Normal(params, scale).log_prob(obs).sum(-1)
@@ -74,7 +74,9 @@ def test_discrete_nll_is_the_categoricals_and_modes_are_indices() -> None:
     params, obs = torch.randn(5, 7), torch.tensor([[0, 3], [1, 0], [2, 1], [0, 0], [2, 3]])
     expected = -Categorical(logits=params[:, :3]).log_prob(obs[:, 0])
     expected = expected - Categorical(logits=params[:, 3:]).log_prob(obs[:, 1])
-    torch.testing.assert_close(discrete.nll(discrete.error(params, obs), "decode", 0), expected)
+    torch.testing.assert_close(
+        discrete.nll(discrete.error(params, discrete.look(obs)), "decode", 0), expected
+    )
     torch.testing.assert_close(discrete.show(discrete.look(obs)), obs)
     sure = 50.0 * discrete.look(obs)
     torch.testing.assert_close(discrete.decode(sure), obs)

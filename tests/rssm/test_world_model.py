@@ -165,6 +165,30 @@ def test_it_answers_the_protocols() -> None:
     assert model.log_likelihood(latent, obs).shape == (4,)
 
 
+def test_outcomes_in_one_pass_are_the_three_predictions() -> None:
+    model = small_model()
+    model.update(small_batch())
+    latent = model.filter(small_batch())
+    for dynamics in (model, model.shortcut):
+        reward, safety, goes_on = dynamics.predict_outcomes(latent)
+        torch.testing.assert_close(reward, dynamics.predict_reward(latent))
+        torch.testing.assert_close(safety, dynamics.predict_safety(latent))
+        torch.testing.assert_close(goes_on, dynamics.predict_continue(latent))
+
+
+def test_a_rollout_hears_a_prediction_that_was_overridden() -> None:
+    class Timid(WorldModel):
+        def predict_safety(self, latent: Latent) -> torch.Tensor:
+            return torch.full(latent.batch_shape, 7.0)
+
+    plain = small_model()
+    timid = Timid(3, 2, plain.config)
+    latent = timid.encode(np.zeros((2, 3), np.float32))
+    assert (timid.rollout(latent, zero_policy, 3).safety == 7.0).all()
+    plain.predict_safety = timid.predict_safety  # type: ignore[method-assign]
+    assert (plain.rollout(latent, zero_policy, 3).safety == 7.0).all()
+
+
 @every_pair
 def test_posterior_statistics_say_which_posterior_it_is(core: Core, family: Stochastic) -> None:
     """They are those of the parameters that the filter itself used."""

@@ -41,15 +41,28 @@ def rollout(
         latents.append(current)
         actions.append(action)
     stacked = stack_latents(latents)
-    continuation = dynamics.predict_continue(stacked)
+    reward, safety, continuation = _outcomes(dynamics, stacked)
     return Trajectory(
         start=latent,
         latents=stacked,
         action=torch.stack(actions, dim=-2),
-        reward=dynamics.predict_reward(stacked),
-        safety=dynamics.predict_safety(stacked),
+        reward=reward,
+        safety=safety,
         continuation=continuation,
         discount=reach(continuation),
+    )
+
+
+def _outcomes(dynamics: Dynamics, latents: Latent) -> tuple[Tensor, Tensor, Tensor]:
+    """Reward, risk and continuation; in one pass where the dynamics offer `predict_outcomes`."""
+    together = getattr(dynamics, "predict_outcomes", None)
+    if together is not None:
+        found: tuple[Tensor, Tensor, Tensor] = together(latents)
+        return found
+    return (
+        dynamics.predict_reward(latents),
+        dynamics.predict_safety(latents),
+        dynamics.predict_continue(latents),
     )
 
 

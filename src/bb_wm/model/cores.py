@@ -15,7 +15,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from bb_wm.errors import ConfigError
+from bb_wm.model.nets import RMSNorm, inverse_rms, tanh
 from bb_wm.model.stochastic import check_int
+from bb_wm.model.tape import Affine, Tape, sigmoid_slope, silu_slope, tanh_slope
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,6 +39,28 @@ class CoreModule(nn.Module, ABC):
         self, h: Tensor, z: Tensor, memory: Tensor, projected: Tensor
     ) -> tuple[Tensor, Tensor]:
         """(h, memory) of the next row, from the last row's h, z, memory and projected action."""
+
+    def tape(self) -> CoreTape | None:
+        """The core with its gradient through time by hand; None: autograd walks it."""
+        return None
+
+
+class CoreTape(Tape):
+    """A core without memory inside a hand-written loop (`bb_wm.model.recurrence`)."""
+
+    size: int
+
+    @abstractmethod
+    def enter(self, projected: Tensor) -> Tensor:
+        """What of the projected action [*batch, U] can be done for all rows before the loop."""
+
+    @abstractmethod
+    def forward(self, h: Tensor, z: Tensor, entered: Tensor) -> Tensor:
+        """The next row's h, [N, D]."""
+
+    @abstractmethod
+    def backward(self, row: int, slope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of the row's inputs h, z and entered from its h's."""
 
 
 class Core(ABC):
@@ -73,7 +97,7 @@ class GRUModule(CoreModule):
         self.from_z = nn.Linear(z_size, size)
         self.from_action = nn.Linear(action_size, size, bias=False)
         self.gates = nn.Linear(2 * size, 3 * size, bias=False)
-        self.norm = nn.RMSNorm(3 * size, eps=1e-3)
+        self.norm = RMSNorm(3 * size, eps=1e-3)
         self.bias = nn.Parameter(torch.cat([torch.zeros(2 * size), -torch.ones(size)]))
 
     def project(self, action: Tensor) -> Tensor:
@@ -83,10 +107,75 @@ class GRUModule(CoreModule):
         self, h: Tensor, z: Tensor, memory: Tensor, projected: Tensor
     ) -> tuple[Tensor, Tensor]:
         x = F.silu(self.from_z(z) + projected)
-        gates = self.norm(self.gates(torch.cat([x, h], dim=-1))) + self.bias
-        reset, candidate, update = gates.chunk(3, dim=-1)
-        candidate = torch.tanh(torch.sigmoid(reset) * candidate)
+        gates = self.gates(torch.cat([x, h], dim=-1))
+        signal = torch.addcmul(self.bias, gates * inverse_rms(gates), self.norm.weight)
+        reset, candidate, update = signal.chunk(3, dim=-1)
+        candidate = tanh(torch.sigmoid(reset) * candidate)
         return torch.lerp(h, candidate, torch.sigmoid(update)), memory
+
+    def tape(self) -> CoreTape | None:
+        return GRUTape(self)
+
+
+class GRUTape(CoreTape):
+    """`GRUModule.forward` row by row, and backwards."""
+
+    def __init__(self, module: GRUModule) -> None:
+        self.size = module.size
+        self.entry_bias = module.from_z.bias
+        self.from_z = Affine(module.from_z, bias=False)
+        self.gates = Affine(module.gates, bias=False)
+        self.weight, self.bias = module.norm.weight, module.bias
+        self.parameters = [self.from_z.weight, self.gates.weight, self.weight, self.bias]
+        self.rows: list[tuple[Tensor, ...]] = []
+        self.slopes: list[Tensor] = []
+
+    def enter(self, projected: Tensor) -> Tensor:
+        return projected + self.entry_bias
+
+    def forward(self, h: Tensor, z: Tensor, entered: Tensor) -> Tensor:
+        before = self.from_z.forward(z, entered)
+        gates = self.gates.forward(torch.cat([F.silu(before), h], dim=-1))
+        inverse = inverse_rms(gates)
+        normal = gates * inverse
+        signal = torch.addcmul(self.bias, normal, self.weight)
+        opened = torch.sigmoid(signal)
+        reset, _, update = opened.chunk(3, dim=-1)
+        middle = signal[:, self.size : 2 * self.size]
+        candidate = tanh(reset * middle)
+        self.rows.append((h, before, inverse, normal, middle, reset, update, candidate))
+        return torch.lerp(h, candidate, update)
+
+    def rewind(self) -> None:
+        self.slopes = []
+        self.from_z.rewind()
+        self.gates.rewind()
+
+    def backward(self, row: int, slope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        h, before, inverse, normal, middle, reset, update, candidate = self.rows[row]
+        through = slope * update
+        inner = tanh_slope(through, candidate)
+        by_signal = torch.cat(
+            [
+                sigmoid_slope(inner * middle, reset),
+                inner * reset,
+                sigmoid_slope(slope * (candidate - h), update),
+            ],
+            dim=-1,
+        )
+        self.slopes.append(by_signal)
+        by_normal = by_signal * self.weight
+        along = (by_normal * normal).mean(-1, keepdim=True)
+        by_gates = torch.addcmul(by_normal, normal, along, value=-1.0) * inverse
+        by_x, by_h = self.gates.backward(by_gates).tensor_split([self.size], dim=-1)
+        by_entered = silu_slope(by_x, before)
+        return by_h + (slope - through), self.from_z.backward(by_entered), by_entered
+
+    def gradients(self) -> list[Tensor]:
+        slopes = torch.cat(self.slopes[::-1])
+        normals = torch.cat([row[3] for row in self.rows])
+        by_norm = [(slopes * normals).sum(0), slopes.sum(0)]
+        return [*self.from_z.gradients(), *self.gates.gradients(), *by_norm]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +221,7 @@ class TransformerModule(CoreModule):
         self.blocks = nn.ModuleList(
             Block(size, settings.heads, settings.window) for _ in range(settings.layers)
         )
-        self.norm = nn.RMSNorm(size, eps=1e-3)
+        self.norm = RMSNorm(size, eps=1e-3)
 
     def project(self, action: Tensor) -> Tensor:
         return cast("Tensor", self.from_action(action))
@@ -158,11 +247,11 @@ class Block(nn.Module):
     def __init__(self, size: int, heads: int, window: int) -> None:
         super().__init__()
         self.heads = heads
-        self.attend_norm = nn.RMSNorm(size, eps=1e-3)
+        self.attend_norm = RMSNorm(size, eps=1e-3)
         self.qkv = nn.Linear(size, 3 * size, bias=False)
         self.distance = nn.Parameter(torch.zeros(heads, window + 1))
         self.out = nn.Linear(size, size, bias=False)
-        self.mlp_norm = nn.RMSNorm(size, eps=1e-3)
+        self.mlp_norm = RMSNorm(size, eps=1e-3)
         self.up = nn.Linear(size, 2 * size)
         self.down = nn.Linear(2 * size, size)
 

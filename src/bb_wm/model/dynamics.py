@@ -16,8 +16,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from bb_wm.model.modalities import Modality, modality_of
+from bb_wm.model.modalities import Modality, modality_of, runs_of
 from bb_wm.model.nets import MLP, Statistics, split
+from bb_wm.model.recurrence import FilterLoop, OpenLoop, PosteriorTape, ShortcutLoop
+from bb_wm.model.tape import Affine, Perceptron, walk
 from bb_wm.types import ActionSpec, Latent, ObsSpec
 
 if TYPE_CHECKING:
@@ -29,13 +31,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Filtered:
-    """A filter's walk along B sequences of T rows, kept by row so that starts can be picked."""
+    """A filter's walk along B sequences of T rows; z is sampled where there was noise."""
 
-    latents: list[Latent]  # T latents [B], z sampled
-    posterior: Tensor  # [B, T, P]
-    prior: Tensor  # [B, T, P]
     h: Tensor  # [B, T, D]
     z: Tensor  # [B, T, Z]
+    memories: list[Tensor]  # T of [B, L, M]
+    sight: Tensor  # [B, T, S]
+    posterior: Tensor  # [B, T, P]
+    prior: Tensor  # [B, T, P]
+
+    def row(self, t: int) -> Latent:
+        """The latent [B] of row t."""
+        return Latent(self.h[:, t], self.z[:, t], self.memories[t], self.sight[:, t])
 
 
 class RSSM(nn.Module):
@@ -64,8 +71,10 @@ class RSSM(nn.Module):
             modality_of(entry, trunk, steps, features=features, fixed_scale=fixed_scale)
             for entry in obs_spec.entries
         )
-        self.sight_sizes = [self.modality(i).sight_size for i in range(len(self.keys))]
-        self.direct_sizes = [self.modality(i).direct_size for i in range(len(self.keys))]
+        # A plain list: the modalities own their parameters, runs only use them.
+        self.runs = runs_of(self.keys, [self.modality(i) for i in range(len(self.keys))])
+        self.sight_sizes = [run.modality.sight_size for run in self.runs]
+        self.direct_sizes = [run.modality.direct_size for run in self.runs]
         sight = self.sight_size = sum(self.sight_sizes)
         self.encoder = MLP(sight, hidden, hidden=hidden, layers=1)
         self.sight_to_posterior = nn.Linear(sight, latent.param_size)
@@ -103,7 +112,7 @@ class RSSM(nn.Module):
 
     def look(self, obs: Mapping[str, Tensor]) -> Tensor:
         """Observation per key -> sight [*batch, S]."""
-        sights = [self.modality(i).look(obs[key]) for i, key in enumerate(self.keys)]
+        sights = [run.modality.look(run.pick(obs)) for run in self.runs]
         return sights[0] if len(sights) == 1 else torch.cat(sights, dim=-1)
 
     def scale_action(self, action: Tensor) -> Tensor:
@@ -166,26 +175,50 @@ class RSSM(nn.Module):
         Row t's latent has seen sights up to t and actions up to t - 1. Row 0 begins from an empty
         belief (or from `start`, whose action is taken to have been none).
         """
-        batch, rows = sight.shape[:2]
-        fresh = self.empty((batch,)) if start is None else start
-        current = Latent(fresh.h, fresh.z, fresh.memory, sight[:, 0])
-        projected = self.core.project(self.scale_action(action))
-        keep = (~is_first).to(sight.dtype)
-        hidden, skip = self.embed(sight)
-        none = torch.zeros_like(projected[:, 0])
-        latents: list[Latent] = []
+        fresh = self.empty((sight.shape[0],)) if start is None else start
+        keep = (~is_first).to(sight.dtype).unsqueeze(-1)
+        projected = self.core.project(self.scale_action(action[:, :-1]))
+        # What was done in a row enters the next one; what was done before a reset enters none.
+        projected = F.pad(projected, (0, 0, 1, 0)) * keep
+        embedded = self.embed(sight)
+        tape = self.core.tape()
+        if tape is None:
+            return self._filter_by_autograd(fresh, projected, keep, embedded, sight, noise)
+        resets = is_first.any(0).tolist()
+        loop = FilterLoop(
+            tape,
+            PosteriorTape(self.h_to_posterior, self.posterior_output),
+            self.family,
+            None if noise is None else noise.unbind(1),
+            [gate if there else None for gate, there in zip(keep.unbind(1), resets, strict=True)],
+        )
+        hidden = embedded[0] + self.h_to_posterior.bias
+        skip = embedded[1] + self.posterior_output.bias
+        h, z, posterior = walk(loop, tape.enter(projected), hidden, skip, fresh.h, fresh.z)
+        return Filtered(h, z, [fresh.memory] * sight.shape[1], sight, posterior, self.prior(h))
+
+    def _filter_by_autograd(
+        self,
+        current: Latent,
+        projected: Tensor,
+        keep: Tensor,
+        embedded: tuple[Tensor, Tensor],
+        sight: Tensor,
+        noise: Tensor | None,
+    ) -> Filtered:
+        rows: list[Latent] = []
         posteriors: list[Tensor] = []
-        for t in range(rows):
-            done = projected[:, t - 1] if t else none
-            h, memory = self.advance(current, done, keep[:, t])
-            params = self.posterior(h, (hidden[:, t], skip[:, t]))
+        for t in range(sight.shape[1]):
+            h, memory = self.advance(current, projected[:, t], keep[:, t, 0])
+            params = self.posterior(h, (embedded[0][:, t], embedded[1][:, t]))
             z = self.draw(params, None if noise is None else noise[:, t])
             current = Latent(h, z, memory, sight[:, t])
-            latents.append(current)
+            rows.append(current)
             posteriors.append(params)
-        h = torch.stack([latent.h for latent in latents], dim=1)
-        z = torch.stack([latent.z for latent in latents], dim=1)
-        return Filtered(latents, torch.stack(posteriors, dim=1), self.prior(h), h, z)
+        h = torch.stack([row.h for row in rows], dim=1)
+        z = torch.stack([row.z for row in rows], dim=1)
+        posterior, memories = torch.stack(posteriors, dim=1), [row.memory for row in rows]
+        return Filtered(h, z, memories, sight, posterior, self.prior(h))
 
     def draw(self, params: Tensor, noise: Tensor | None) -> Tensor:
         """A sample of z, or its mode when there is no noise."""
@@ -216,14 +249,69 @@ class RSSM(nn.Module):
         params = self.posterior(h, self.embed(sight))
         return Latent(h, self.family.mode(params), memory, sight), raw
 
+    def open_loop(self, start: Latent, action: Tensor) -> tuple[Tensor, Tensor]:
+        """(h, z) [*batch, K, D + Z] and prior [*batch, K, P] of K rows imagined by the prior's
+        mode, from start [*batch] under action [*batch, K, A]; for training."""
+        projected = self.core.project(self.scale_action(action))
+        tape = self.core.tape()
+        if tape is None:
+            latent, rows, priors = start, [], []
+            for k in range(action.shape[-2]):
+                h, memory = self.advance(latent, projected[..., k, :])
+                params = self.prior(h)
+                latent = Latent(h, self.family.mode(params), memory, latent.sight)
+                rows.append(features_of(latent))
+                priors.append(params)
+            return torch.stack(rows, dim=-2), torch.stack(priors, dim=-2)
+        lead = action.shape[:-2]
+        loop = OpenLoop(tape, Perceptron(self.prior_net), self.family)
+        flat, entered = start.flatten(), tape.enter(projected).flatten(0, len(lead) - 1)
+        h, z, prior = walk(loop, entered, flat.h, flat.z)
+        features = torch.cat([h, z], dim=-1)
+        return torch.unflatten(features, 0, lead), torch.unflatten(prior, 0, lead)
+
+    def shortcut_loop(self, start: Latent, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Sight [*batch, K, S] and the direct net's raw output of K rows by the direct path, from
+        start [*batch] with its sight, under action [*batch, K, A]; for training."""
+        tape = self.core.tape()
+        if tape is None:
+            latent, sights, raws = start, [], []
+            for k in range(action.shape[-2]):
+                latent, raw = self.shortcut_step(latent, action[..., k, :])
+                sights.append(latent.sight)
+                raws.append(raw)
+            return torch.stack(sights, dim=-2), torch.stack(raws, dim=-2)
+        lead = action.shape[:-2]
+        scaled = self.scale_action(action).flatten(0, len(lead) - 1)
+        loop = ShortcutLoop(
+            tape,
+            Perceptron(self.direct),
+            Perceptron(self.encoder),
+            Affine(self.sight_to_posterior, bias=False),
+            PosteriorTape(self.h_to_posterior, self.posterior_output),
+            self.family,
+            self.advance_sight,
+        )
+        flat, entered = start.flatten(), tape.enter(self.core.project(scaled))
+        skip_bias = self.sight_to_posterior.bias + self.posterior_output.bias
+        biases = (self.h_to_posterior.bias, skip_bias)
+        sight, raw = walk(loop, entered, scaled, flat.h, flat.z, flat.sight, *biases)
+        return torch.unflatten(sight, 0, lead), torch.unflatten(raw, 0, lead)
+
     def predict_sight(
         self, h: Tensor, sight: Tensor, scaled_action: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The row's sight from its h and the last row's sight and action, and the raw output."""
         raw = self.direct(torch.cat([h, sight, scaled_action], dim=-1))
+        return self.advance_sight(sight, raw), raw
+
+    def advance_sight(self, sight: Tensor, raw: Tensor) -> Tensor:
+        """The next sight from this one and the direct net's raw output."""
+        if len(self.runs) == 1:
+            return self.runs[0].modality.advance(sight, raw)
         pieces = zip(split(sight, self.sight_sizes), split(raw, self.direct_sizes), strict=True)
-        moved = [self.modality(i).advance(a, b) for i, (a, b) in enumerate(pieces)]
-        return (moved[0] if len(moved) == 1 else torch.cat(moved, dim=-1)), raw
+        moved = [run.modality.advance(*p) for run, p in zip(self.runs, pieces, strict=True)]
+        return torch.cat(moved, dim=-1)
 
     # --- decoding -------------------------------------------------------------------------------
 
@@ -234,41 +322,41 @@ class RSSM(nn.Module):
     def decode(self, latent: Latent, noise: Tensor | None = None) -> dict[str, Tensor]:
         """o ~ p(o | h, z) per key in data units; the most probable one without noise."""
         trunk = self.decode_trunk(features_of(latent))
-        sizes = [self.modality(i).noise_size for i in range(len(self.keys))]
+        sizes = [run.modality.noise_size for run in self.runs]
         noises = [None] * len(sizes) if noise is None else split(noise, sizes)
-        return {
-            key: self.modality(i).decode(self.modality(i).head(trunk), noises[i])
-            for i, key in enumerate(self.keys)
-        }
+        found: dict[str, Tensor] = {}
+        for run, mine in zip(self.runs, noises, strict=True):
+            found |= run.by_key(run.modality.decode(run.modality.head(trunk), mine))
+        return found
 
     def log_likelihood(self, latent: Latent, obs: Mapping[str, Tensor]) -> Tensor:
         """log p(obs | h, z) [*batch], in nats of the model's units; of the keys that are given."""
         trunk = self.decode_trunk(features_of(latent))
         total = trunk.new_zeros(trunk.shape[:-1])
+        # Key by key, not run by run: any of them may be missing.
         for i, key in enumerate(self.keys):
             if key not in obs:
                 continue
             modality = self.modality(i)
-            error = modality.error(modality.head(trunk), obs[key])
+            target = modality.look(obs[key]) if modality.by_sight else obs[key]
+            error = modality.error(modality.head(trunk), target)
             # Row 0 of the running scales is the reconstruction's.
             total = total - modality.nll(error.unsqueeze(-2), "decode", 0).squeeze(-1)
         return total
 
     def show(self, latent: Latent) -> dict[str, Tensor]:
         """The latent's sight in data units; keys whose sight cannot be shown are decoded."""
-        pieces = split(latent.sight, self.sight_sizes)
-        shown = [self.modality(i).show(piece) for i, piece in enumerate(pieces)]
-        if any(one is None for one in shown):
-            decoded = self.decode(latent)
-            return {
-                key: decoded[key] if one is None else one
-                for key, one in zip(self.keys, shown, strict=True)
-            }
-        return {key: cast("Tensor", one) for key, one in zip(self.keys, shown, strict=True)}
+        pieces = zip(self.runs, split(latent.sight, self.sight_sizes), strict=True)
+        shown = [run.modality.show(piece) for run, piece in pieces]
+        decoded = self.decode(latent) if any(one is None for one in shown) else {}
+        found: dict[str, Tensor] = {}
+        for run, one in zip(self.runs, shown, strict=True):
+            found |= {k: decoded[k] for k in run.keys} if one is None else run.by_key(one)
+        return found
 
     @property
     def obs_noise_size(self) -> int:
-        return sum(self.modality(i).noise_size for i in range(len(self.keys)))
+        return sum(run.modality.noise_size for run in self.runs)
 
 
 def features_of(latent: Latent) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
@@ -23,14 +23,15 @@ class RewardHead(nn.Module):
         self.statistics = Statistics(1)
 
     def forward(self, features: Tensor) -> Tensor:
-        raw = self.net(features).squeeze(-1)
-        scaled: Tensor = raw * self.statistics.scale[0]
-        return scaled + self.statistics.centre[0]
+        return self.value(self.net(features).squeeze(-1))
 
-    def error(self, features: Tensor, reward: Tensor) -> Tensor:
+    def value(self, raw: Tensor) -> Tensor:
+        """The reward from the net's output."""
+        return torch.addcmul(self.statistics.centre[0], raw, self.statistics.scale[0])
+
+    def error(self, raw: Tensor, reward: Tensor) -> Tensor:
         """Squared error in units of the reward's variance."""
-        gap: Tensor = self(features) - reward
-        return (gap / self.statistics.scale).square()
+        return ((self.value(raw) - reward) / self.statistics.scale).square()
 
 
 class RiskHead(nn.Module):
@@ -43,12 +44,15 @@ class RiskHead(nn.Module):
         self.start = -3.0  # softplus(-3) = 0.05: nearly no risk before any was seen
 
     def forward(self, features: Tensor) -> Tensor:
-        return F.softplus(self.net(features).squeeze(-1) + self.start) * self.statistics.scale[0]
+        return self.value(self.net(features).squeeze(-1))
 
-    def error(self, features: Tensor, risk: Tensor) -> Tensor:
+    def value(self, raw: Tensor) -> Tensor:
+        """The risk from the net's output."""
+        return F.softplus(raw + self.start) * self.statistics.scale[0]
+
+    def error(self, raw: Tensor, risk: Tensor) -> Tensor:
         """Squared error in units of the risk's variance."""
-        gap: Tensor = self(features) - risk
-        return (gap / self.statistics.scale).square()
+        return ((self.value(raw) - risk) / self.statistics.scale).square()
 
 
 class ContinueHead(nn.Module):
@@ -59,12 +63,27 @@ class ContinueHead(nn.Module):
         self.net = MLP(latent_size, 1, hidden=hidden, layers=1, zero=True)
 
     def forward(self, features: Tensor) -> Tensor:
-        return torch.sigmoid(self.net(features).squeeze(-1) + 3.0)
+        return self.value(self.net(features).squeeze(-1))
 
-    def error(self, features: Tensor, terminated: Tensor) -> Tensor:
+    def value(self, raw: Tensor) -> Tensor:
+        """The probability from the net's output."""
+        return torch.sigmoid(raw + 3.0)
+
+    def error(self, raw: Tensor, terminated: Tensor) -> Tensor:
         """-log p(terminated)."""
-        logits = self.net(features).squeeze(-1) + 3.0
-        return F.binary_cross_entropy_with_logits(logits, (~terminated).float(), reduction="none")
+        goes_on = (~terminated).to(raw.dtype)
+        return F.binary_cross_entropy_with_logits(raw + 3.0, goes_on, reduction="none")
+
+
+def side_by_side(nets: list[MLP], x: Tensor) -> Tensor:
+    """Outputs [*batch, n] of n perceptrons of one hidden layer and one output, in one pass."""
+    hidden = [cast("nn.Linear", net.hidden[0]) for net in nets]
+    weight = torch.cat([*(one.weight for one in hidden), *(net.linear.weight for net in nets)])
+    bias = torch.cat([*(one.bias for one in hidden), *(net.output.bias for net in nets)])
+    inner, outer = F.linear(x, weight, bias).tensor_split([-len(nets)], dim=-1)
+    last = torch.stack([net.output.weight[0] for net in nets])
+    heads = torch.unflatten(F.silu(inner), -1, last.shape)
+    return torch.add((heads * last).sum(-1), outer)
 
 
 class MaskHead(nn.Module):

@@ -42,7 +42,13 @@ def balanced_kl(
     the plain one's on each side. The first trains the prior towards what was seen, the second
     keeps the posterior predictable.
     """
-    return dynamics * family.kl(q.detach(), p) + representation * family.kl(q, p.detach())
+    total = dynamics + representation
+    if total == 0.0:
+        return 0.0 * family.kl(q, p)
+    # lerp(x, x, share) is x, with that share of its gradient: one divergence instead of two.
+    q = torch.lerp(q.detach(), q, representation / total)
+    p = torch.lerp(p.detach(), p, dynamics / total)
+    return total * family.kl(q, p)
 
 
 def free_nats(kl: Tensor, free: float) -> Tensor:

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from itertools import pairwise
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from bb_wm.model.nets import RunningScale, Statistics, split
+from bb_wm.model.choices import Choices
+from bb_wm.model.nets import RMSNorm, RunningScale, Statistics, split
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,6 +38,7 @@ class Modality(nn.Module, ABC):
     direct_size: int  # how many numbers of the direct net it takes to predict them
     noise_size: int  # M, how many standard normals one sampled observation consumes
     head: nn.Module
+    by_sight: bool = True  # whether the likelihood can be read off the sight, without the obs
 
     @abstractmethod
     def look(self, obs: Tensor) -> Tensor:
@@ -49,8 +53,9 @@ class Modality(nn.Module, ABC):
         """The most probable observation in data units, or a sample of p(o | h, z)."""
 
     @abstractmethod
-    def error(self, params: Tensor, obs: Tensor) -> Tensor:
-        """What the likelihood is made of, per element: squared errors, or -log p for choices."""
+    def error(self, params: Tensor, target: Tensor) -> Tensor:
+        """What the likelihood is made of: squared errors per element, or -log p of the choices.
+        The target is the sight of an observation if `by_sight`, else the observation itself."""
 
     @abstractmethod
     def advance(self, sight: Tensor, raw: Tensor) -> Tensor:
@@ -104,8 +109,8 @@ class Vector(Modality):
             params = torch.addcmul(params, self.decode_scale.scale[0], noise)
         return self.show(params)
 
-    def error(self, params: Tensor, obs: Tensor) -> Tensor:
-        return (params - self.look(obs)).square()
+    def error(self, params: Tensor, target: Tensor) -> Tensor:
+        return (params - target).square()
 
     def advance(self, sight: Tensor, raw: Tensor) -> Tensor:
         """A change where the past says more (positions), a value where the row itself does
@@ -135,52 +140,56 @@ class Vector(Modality):
 class Discrete(Modality):
     """One or several choices; categorical likelihood. A sight is the one-hots."""
 
-    def __init__(self, entry: ObsEntry, trunk: int) -> None:
+    def __init__(self, classes: tuple[int, ...], head: nn.Module) -> None:
         super().__init__()
-        self.classes = entry.classes
-        self.sight_size = self.direct_size = sum(entry.classes)
-        self.noise_size = len(entry.classes)
-        self.head = nn.Linear(trunk, self.sight_size)
+        self.classes = classes
+        self.choices = Choices(classes)
+        self.sight_size = self.direct_size = sum(classes)
+        self.noise_size = len(classes)
+        self.head = head
 
     def look(self, obs: Tensor) -> Tensor:
-        index = obs.long()
-        hots = [F.one_hot(index[..., i], n) for i, n in enumerate(self.classes)]
-        return torch.cat(hots, dim=-1).float()
+        return self.choices.one_hot(obs)
 
     def show(self, sight: Tensor) -> Tensor:
-        parts = split(sight, self.classes)
-        return torch.stack([part.argmax(-1) for part in parts], dim=-1)
+        return self.choices.index_of(sight)
 
     def decode(self, params: Tensor, noise: Tensor | None = None) -> Tensor:
         if noise is None:
             return self.show(params)
-        picks = []
-        for i, part in enumerate(split(params, self.classes)):
-            level = torch.special.ndtr(noise[..., i : i + 1])
-            passed = (part.softmax(-1).cumsum(-1) < level).sum(-1)
-            picks.append(passed.clamp_max(part.shape[-1] - 1))
-        return torch.stack(picks, dim=-1)
+        return self.choices.draw(params, torch.special.ndtr(noise))
 
-    def _cross_entropy(self, logits: Tensor, hots: Tensor) -> Tensor:
-        pairs = zip(split(logits, self.classes), split(hots, self.classes), strict=True)
-        return torch.stack([-(hot * part.log_softmax(-1)).sum(-1) for part, hot in pairs], dim=-1)
-
-    def error(self, params: Tensor, obs: Tensor) -> Tensor:
-        return self._cross_entropy(params, self.look(obs))
+    def error(self, params: Tensor, target: Tensor) -> Tensor:
+        return self.choices.cross_entropy(params, target).unsqueeze(-1)
 
     def advance(self, sight: Tensor, raw: Tensor) -> Tensor:
-        hard = []
-        for part in split(raw, self.classes):
-            probs = part.softmax(-1)
-            hot = F.one_hot(part.argmax(-1), part.shape[-1]).to(probs.dtype)
-            hard.append(hot + probs - probs.detach() if probs.requires_grad else hot)
-        return torch.cat(hard, dim=-1)
+        return self.choices.hard(raw)
 
     def advance_error(self, predicted: Tensor, raw: Tensor, target: Tensor) -> Tensor:
-        return self._cross_entropy(raw, target)
+        return self.choices.cross_entropy(raw, target).unsqueeze(-1)
 
     def nll(self, error: Tensor, kind: str, first: int) -> Tensor:
         return error.sum(-1)
+
+
+class DiscreteRun(Discrete):
+    """Neighbouring discrete keys as one: their own heads, everything else done once for all."""
+
+    def __init__(self, members: list[Discrete]) -> None:
+        classes = tuple(n for one in members for n in one.classes)
+        super().__init__(classes, JoinedHead([cast("nn.Linear", one.head) for one in members]))
+
+
+class JoinedHead(nn.Module):
+    """Several linear layers of the same input side by side, in one product."""
+
+    def __init__(self, layers: list[nn.Linear]) -> None:
+        super().__init__()
+        self.layers = layers  # a plain list: they belong to their owners
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = torch.cat([layer.weight for layer in self.layers])
+        return F.linear(x, weight, torch.cat([layer.bias for layer in self.layers]))
 
 
 class Image(Modality):
@@ -189,6 +198,8 @@ class Image(Modality):
     A sight is the encoder's features: pixels have no useful change from row to row, so the shortcut
     predicts features, and an image is shown by decoding the latent that reads them.
     """
+
+    by_sight = False
 
     def __init__(
         self, entry: ObsEntry, trunk: int, steps: int, *, features: int, fixed_scale: bool
@@ -209,7 +220,7 @@ class Image(Modality):
         self.convolutions = nn.Sequential(*convolutions)
         self.small = tuple(-(-side // 2**depth) for side in self.sides)
         self.to_sight = nn.Linear(widths[-1] * math.prod(self.small), features)
-        self.norm = nn.RMSNorm(features, eps=1e-3)
+        self.norm = RMSNorm(features, eps=1e-3)
         self.head = ImageHead(trunk, widths[::-1], self.small, tuple(self.sides))
         self.decode_scale = RunningScale(steps + 1, 1, fixed=fixed_scale)
         self.direct_scale = RunningScale(steps, features, fixed=fixed_scale)
@@ -234,8 +245,8 @@ class Image(Modality):
         pixels = ((pixels + 0.5) * 255.0).clamp(0.0, 255.0)
         return pixels if self.channels_first else pixels.movedim(-3, -1)
 
-    def error(self, params: Tensor, obs: Tensor) -> Tensor:
-        gap = (params - self._channels_first(obs)).square()
+    def error(self, params: Tensor, target: Tensor) -> Tensor:
+        gap = (params - self._channels_first(target)).square()
         return gap.flatten(-3).mean(-1, keepdim=True)
 
     def advance(self, sight: Tensor, raw: Tensor) -> Tensor:
@@ -282,7 +293,45 @@ def modality_of(
 ) -> Modality:
     """The modality for one key of the ObsSpec."""
     if entry.kind == "discrete":
-        return Discrete(entry, trunk)
+        return Discrete(entry.classes, nn.Linear(trunk, sum(entry.classes)))
     if entry.kind == "image":
         return Image(entry, trunk, steps, features=features, fixed_scale=fixed_scale)
     return Vector(entry, trunk, steps, fixed_scale=fixed_scale)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A modality with the keys it sees: one, or several neighbouring discrete ones."""
+
+    modality: Modality
+    keys: tuple[str, ...]
+    widths: tuple[int, ...]  # of each key's variables, where there are several
+
+    def pick(self, obs: Mapping[str, Tensor]) -> Tensor:
+        """The run's part of an observation."""
+        parts = [obs[key] for key in self.keys]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+    def by_key(self, obs: Tensor) -> dict[str, Tensor]:
+        """The inverse of `pick`."""
+        if len(self.keys) == 1:
+            return {self.keys[0]: obs}
+        return dict(zip(self.keys, split(obs, self.widths), strict=True))
+
+
+def runs_of(keys: tuple[str, ...], modalities: list[Modality]) -> list[Run]:
+    """Neighbouring discrete keys joined, every other key by itself."""
+    runs: list[Run] = []
+    for discrete, group in groupby(zip(keys, modalities, strict=True), _is_discrete):
+        pairs = list(group)
+        if discrete and len(pairs) > 1:
+            members = [cast("Discrete", one) for _, one in pairs]
+            widths = tuple(one.noise_size for one in members)
+            runs.append(Run(DiscreteRun(members), tuple(key for key, _ in pairs), widths))
+        else:
+            runs += [Run(one, (key,), (one.noise_size,)) for key, one in pairs]
+    return runs
+
+
+def _is_discrete(pair: tuple[str, Modality]) -> bool:
+    return isinstance(pair[1], Discrete)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from bb_wm.model.dynamics import RSSM, features_of
-from bb_wm.model.heads import ContinueHead, MaskHead, RewardHead, RiskHead
+from bb_wm.model.heads import ContinueHead, MaskHead, RewardHead, RiskHead, side_by_side
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,6 +27,17 @@ class Network(nn.Module):
         self.risk = RiskHead(rssm.latent_size, head_hidden)
         self.continuation = ContinueHead(rssm.latent_size, head_hidden)
         self.mask = MaskHead(rssm.latent_size, action_size, head_hidden) if masked else None
+
+    def outcomes(self, features: Tensor) -> Tensor:
+        """What the heads for reward, risk and continuation read in features [*batch, D + Z], before
+        their own scales: [*batch, 3]."""
+        heads = (self.reward, self.risk, self.continuation)
+        return side_by_side([head.net for head in heads], features)
+
+    def predict_outcomes(self, latent: Latent) -> tuple[Tensor, Tensor, Tensor]:
+        """Reward, risk and continuation [*batch], in one pass over the latent."""
+        reward, risk, goes_on = self.outcomes(features_of(latent)).unbind(-1)
+        return self.reward.value(reward), self.risk.value(risk), self.continuation.value(goes_on)
 
     def predict_reward(self, latent: Latent) -> Tensor:
         return cast("Tensor", self.reward(features_of(latent)))

@@ -9,17 +9,19 @@ from typing import TYPE_CHECKING
 import torch
 
 from bb_wm.errors import ConfigError
-from bb_wm.model.dynamics import Filtered, features_of
+from bb_wm.model.dynamics import Filtered
 from bb_wm.model.losses import LossTerms, balanced_kl, free_nats, reachable
 from bb_wm.model.nets import masked_mean, split
 from bb_wm.model.stochastic import check_int
-from bb_wm.types import Latent, stack_latents
+from bb_wm.types import stack_latents
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from bb_wm.model.dynamics import RSSM
     from bb_wm.model.network import Network
-    from bb_wm.types import Batch
+    from bb_wm.model.stochastic import Stochastic
+    from bb_wm.types import Batch, Latent
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,40 +109,35 @@ def evaluate_terms(
     sight = rssm.look(batch.obs)
     walk = rssm.filter(sight, batch.action, batch.is_first, noise.filter)
     features = torch.cat([walk.h, walk.z], dim=-1)
-    received = batch.valid & ~batch.is_first
     zero = features.new_zeros(())
-
-    raw = rssm.family.kl(walk.posterior, walk.prior)
-    kl = raw
-    if objective.dynamics is not None and objective.representation is not None:
-        kl = balanced_kl(
-            rssm.family,
-            walk.posterior,
-            walk.prior,
-            dynamics=objective.dynamics,
-            representation=objective.representation,
-        )
-    kl = free_nats(kl, objective.free_at(updates))
-    reconstruction = decode_nll(network, features.unsqueeze(-2), batch.obs, batch.valid, track, 0)
-    roll, short = zero, zero
+    section = imagined = None
     if objective.rollout > 0.0 or objective.shortcut > 0.0:
         steps = min(objective.steps, batch.shape[1] - 1)
-        section = cut(batch, sight, walk, noise.starts, steps)
-        if objective.rollout > 0.0:
-            roll = rollout_loss(network, section, objective, track)
-        if objective.shortcut > 0.0:
-            short = shortcut_loss(network, section, track)
-            short = short + next_sight_loss(network, batch, sight, walk.h)
+        section = cut(rssm, batch, walk, noise.starts, steps)
+    if section is not None and objective.rollout > 0.0:
+        imagined = rssm.open_loop(section.start, section.action)
+    # Real and imagined rows are read in one pass.
+    read, *more = read_rows(network, [features] if imagined is None else [features, imagined[0]])
+    reconstruction = decode_nll(network, read, batch.obs, sight, batch.valid, track, 0)
+    roll, short = zero, zero
+    if section is not None and imagined is not None:
+        roll = rollout_loss(network, section, more[0], imagined[1], objective, track)
+    if section is not None and objective.shortcut > 0.0:
+        short = shortcut_loss(network, section, track)
+        short = short + next_sight_loss(network, batch, sight, walk.h)
     mask = zero
     if network.mask is not None and batch.action_mask is not None:
         mask = masked_mean(network.mask.error(features, batch.action_mask), batch.valid)
+    received = batch.valid & ~batch.is_first
+    kl, raw = filter_kl(rssm.family, walk, objective, updates)
+    reward, risk, goes_on = read.outcomes.unbind(-1)
     terms = {
         "reconstruction": masked_mean(reconstruction, batch.valid),
         "kl": masked_mean(kl, batch.valid),
-        "reward": masked_mean(network.reward.error(features, batch.reward), received),
-        "safety": masked_mean(network.risk.error(features, batch.safety), received),
+        "reward": masked_mean(network.reward.error(reward, batch.reward), received),
+        "safety": masked_mean(network.risk.error(risk, batch.safety), received),
         "continuation": masked_mean(
-            network.continuation.error(features, batch.terminated), batch.valid
+            network.continuation.error(goes_on, batch.terminated), batch.valid
         ),
         "rollout": roll,
         "shortcut": short,
@@ -155,7 +152,47 @@ def evaluate_terms(
         + objective.rollout * roll
         + objective.shortcut * short
     )
-    return LossTerms(total=total, kl_raw=masked_mean(raw.detach(), batch.valid), **terms)
+    return LossTerms(total=total, kl_raw=masked_mean(raw, batch.valid), **terms)
+
+
+def filter_kl(
+    family: Stochastic, walk: Filtered, objective: Objective, updates: int
+) -> tuple[Tensor, Tensor]:
+    """KL of posterior and prior [B, T] as the objective wants it, and raw without a gradient."""
+    q, p = walk.posterior, walk.prior
+    if objective.dynamics is None or objective.representation is None:
+        kl = family.kl(q, p)
+        raw = kl.detach()
+    else:
+        kl = balanced_kl(
+            family, q, p, dynamics=objective.dynamics, representation=objective.representation
+        )
+        raw = family.kl(q.detach(), p.detach())
+    return free_nats(kl, objective.free_at(updates)), raw
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What decoder and heads read in rows [*batch]."""
+
+    params: list[Tensor]  # decoder parameters [*batch, ...] of every run of keys
+    outcomes: Tensor  # [*batch, 3]: reward, risk, continuation before their scales
+
+
+def read_rows(network: Network, features: list[Tensor]) -> list[Read]:
+    """Several groups of rows [*batch, D + Z] in one pass."""
+    leads = [part.shape[:-1] for part in features]
+    flat = torch.cat([part.flatten(0, -2) for part in features])
+    trunk = network.rssm.decode_trunk(flat)
+    columns = [run.modality.head(trunk) for run in network.rssm.runs]
+    columns.append(network.outcomes(flat))
+    sizes = [lead.numel() for lead in leads]
+    pieces = zip(leads, *(column.split(sizes) for column in columns), strict=True)
+    found = []
+    for lead, *mine in pieces:
+        *params, outcomes = (torch.unflatten(piece, 0, lead) for piece in mine)
+        found.append(Read(params, outcomes))
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,23 +203,24 @@ class Section:
     action: Tensor  # [B, S, K, A]; action[..., k, :] leads to row k
     sight: Tensor  # [B, S, K, sight]
     posterior: Tensor  # [B, S, K, P]
-    obs: dict[str, Tensor]  # [B, S, K, ...]
+    obs: dict[str, Tensor]  # [B, S, K, ...], of keys whose likelihood needs more than the sight
     reward: Tensor  # [B, S, K]
     safety: Tensor  # [B, S, K]
     terminated: Tensor  # [B, S, K]
     reachable: Tensor  # [B, S, K]
 
 
-def cut(batch: Batch, sight: Tensor, walk: Filtered, starts: Tensor, steps: int) -> Section:
+def cut(rssm: RSSM, batch: Batch, walk: Filtered, starts: Tensor, steps: int) -> Section:
     """Pick the rows after each start; the same starts in every sequence."""
+    pixels = [key for run in rssm.runs if not run.modality.by_sight for key in run.keys]
     rows = batch.shape[1]
     index = (starts[:, None] + torch.arange(1, steps + 1, device=starts.device)).clamp_max(rows - 1)
     return Section(
-        start=stack_latents([walk.latents[int(t)] for t in starts]),
+        start=stack_latents([walk.row(t) for t in starts.tolist()]),
         action=batch.action[:, index - 1],
-        sight=sight[:, index],
+        sight=walk.sight[:, index],
         posterior=walk.posterior[:, index].detach(),
-        obs={key: value[:, index] for key, value in batch.obs.items()},
+        obs={key: batch.obs[key][:, index] for key in pixels},
         reward=batch.reward[:, index],
         safety=batch.safety[:, index],
         terminated=batch.terminated[:, index],
@@ -192,55 +230,54 @@ def cut(batch: Batch, sight: Tensor, walk: Filtered, starts: Tensor, steps: int)
 
 def decode_nll(
     network: Network,
-    features: Tensor,
+    read: Read,
     obs: Mapping[str, Tensor],
+    sight: Tensor,
     mask: Tensor,
     track: bool,
     first_row: int,
 ) -> Tensor:
-    """-log p(o | h, z): by row [B, T, 1, F] -> [B, T], or open loop [B, S, K, F] -> [B, S, K].
+    """-log p(o | h, z) of rows [B, T], or of rows open loop [B, S, K].
 
     Running scales keep row 0 for reconstruction and row k for k steps open loop; `first_row` says
-    which of them the K axis starts at.
+    which of them the rows, or their K axis, start at.
     """
     rssm = network.rssm
-    trunk = rssm.decode_trunk(features)
-    total = trunk.new_zeros(trunk.shape[:-1])
-    for i, key in enumerate(rssm.keys):
-        modality = rssm.modality(i)
-        target = obs[key]
+    total = sight.new_zeros(mask.shape if first_row else (*mask.shape, 1))
+    weight = mask.unsqueeze(-1) if first_row == 0 else mask
+    sights = split(sight, rssm.sight_sizes)
+    for run, params, seen in zip(rssm.runs, read.params, sights, strict=True):
+        modality = run.modality
+        error = modality.error(params, seen if modality.by_sight else run.pick(obs))
         if first_row == 0:
-            target = target.unsqueeze(2)
-        error = modality.error(modality.head(trunk), target)
-        weight = mask.unsqueeze(-1) if first_row == 0 else mask
+            error = error.unsqueeze(2)
         if track:
             modality.track(error.detach(), weight, "decode", first_row)
         total = total + modality.nll(error, "decode", first_row)
     return total.squeeze(-1) if first_row == 0 else total
 
 
-def rollout_loss(network: Network, section: Section, objective: Objective, track: bool) -> Tensor:
+def rollout_loss(
+    network: Network,
+    section: Section,
+    read: Read,
+    prior: Tensor,
+    objective: Objective,
+    track: bool,
+) -> Tensor:
     """k steps open loop through the prior's mode: KL to the stopped posteriors, and grounded terms.
 
     Matching latents alone can be satisfied by collapse; the likelihood of the real rows cannot.
     """
-    rssm = network.rssm
-    latent, latents, priors = section.start, [], []
-    for k in range(section.action.shape[2]):
-        projected = rssm.core.project(rssm.scale_action(section.action[:, :, k]))
-        h, memory = rssm.advance(latent, projected)
-        params = rssm.prior(h)
-        latent = Latent(h, rssm.family.mode(params), memory, latent.sight)
-        latents.append(features_of(latent))
-        priors.append(params)
-    features = torch.stack(latents, dim=2)
     mask = section.reachable
-    nll = decode_nll(network, features, section.obs, mask, track, 1)
-    kl = rssm.family.kl(section.posterior, torch.stack(priors, dim=2))
-    reward = network.reward.error(features, section.reward)
-    risk = network.risk.error(features, section.safety)
-    goes_on = network.continuation.error(features, section.terminated)
-    heads = objective.reward * reward + objective.safety * risk + objective.continuation * goes_on
+    nll = decode_nll(network, read, section.obs, section.sight, mask, track, 1)
+    kl = network.rssm.family.kl(section.posterior, prior)
+    reward, risk, goes_on = read.outcomes.unbind(-1)
+    heads = (
+        objective.reward * network.reward.error(reward, section.reward)
+        + objective.safety * network.risk.error(risk, section.safety)
+        + objective.continuation * network.continuation.error(goes_on, section.terminated)
+    )
     return masked_mean(nll + objective.overshoot * kl + heads, mask)
 
 
@@ -258,13 +295,7 @@ def next_sight_loss(network: Network, batch: Batch, sight: Tensor, h: Tensor) ->
 
 def shortcut_loss(network: Network, section: Section, track: bool) -> Tensor:
     """k steps open loop by the direct path: likelihood of the real sights."""
-    rssm = network.rssm
-    latent, sights, raws = section.start, [], []
-    for k in range(section.action.shape[2]):
-        latent, raw = rssm.shortcut_step(latent, section.action[:, :, k])
-        sights.append(latent.sight)
-        raws.append(raw)
-    predicted, raw = torch.stack(sights, dim=2), torch.stack(raws, dim=2)
+    predicted, raw = network.rssm.shortcut_loop(section.start, section.action)
     seen = section.reachable if track else None
     nll = direct_nll(network, predicted, raw, section.sight, track=seen)
     return masked_mean(nll, section.reachable)
@@ -277,10 +308,10 @@ def direct_nll(
     the running scales learn from the errors."""
     sizes = network.rssm.sight_sizes
     raws = split(raw, network.rssm.direct_sizes)
-    parts = zip(split(predicted, sizes), raws, split(target, sizes), strict=True)
+    parts = zip(network.rssm.runs, split(predicted, sizes), raws, split(target, sizes), strict=True)
     total = predicted.new_zeros(predicted.shape[:-1])
-    for i, (mine, output, real) in enumerate(parts):
-        modality = network.rssm.modality(i)
+    for run, mine, output, real in parts:
+        modality = run.modality
         error = modality.advance_error(mine, output, real)
         if track is not None:
             modality.track(error.detach(), track, "direct", 0)

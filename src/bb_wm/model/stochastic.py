@@ -15,9 +15,13 @@ import torch
 from torch.nn import functional as F
 
 from bb_wm.errors import ConfigError
+from bb_wm.model.choices import hot_of_level, hot_of_max, softmax_slope
+from bb_wm.model.tape import pull_through, sigmoid_slope
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from bb_wm.model.tape import Pull
 
 
 class Stochastic(ABC):
@@ -65,6 +69,15 @@ class Stochastic(ABC):
     def statistics(self, params: Tensor) -> Tensor:
         """Numbers [*batch, F] that say which distribution it is, smooth in the parameters."""
 
+    def draw(self, params: Tensor, noise: Tensor | None) -> tuple[Tensor, Pull]:
+        """A sample of z, or its mode without noise, and what turns z's gradient into the
+        parameters' own: the same as autograd's, for loops that walk without it."""
+        if noise is None:
+            z, pull = pull_through(self.mode, params)
+        else:
+            z, pull = pull_through(lambda p: self.sample(p, noise), params)
+        return z, lambda slope: pull(slope)[0]
+
     def kl(self, q: Tensor, p: Tensor) -> Tensor:
         """D_KL(q || p) in nats, summed over the variables, [*batch]."""
         return self.kl_per_variable(q, p).sum(-1)
@@ -109,6 +122,15 @@ class Gaussian(Stochastic):
 
     def mode(self, params: Tensor) -> Tensor:
         return params[..., : self.width]
+
+    def draw(self, params: Tensor, noise: Tensor | None) -> tuple[Tensor, Pull]:
+        mean, raw = params.chunk(2, dim=-1)
+        if noise is None:
+            return mean, lambda slope: F.pad(slope, (0, self.width))
+        opened = torch.sigmoid(raw)
+        spread = noise * (2.0 - self.min_std)
+        z = torch.addcmul(torch.add(mean, noise, alpha=self.min_std), spread, opened)
+        return z, lambda slope: torch.cat([slope, sigmoid_slope(slope * spread, opened)], dim=-1)
 
     def kl_per_variable(self, q: Tensor, p: Tensor) -> Tensor:
         q_mean, q_std = self.moments(q)
@@ -161,27 +183,54 @@ class Categorical(Stochastic):
 
     def log_probs(self, params: Tensor) -> Tensor:
         """[*batch, groups, classes], the uniform share mixed in."""
-        logits = params.reshape(*params.shape[:-1], self.groups, self.classes)
+        logits = self._groups(params)
         if self.uniform == 0.0:
             return F.log_softmax(logits, dim=-1)
-        probs = torch.softmax(logits, dim=-1)
-        return torch.log((1.0 - self.uniform) * probs + self.uniform / self.classes)
+        return self._mixed(logits.softmax(-1)).log()
+
+    def probs(self, params: Tensor) -> Tensor:
+        """[*batch, groups, classes], the uniform share mixed in."""
+        return self._mixed(self._groups(params).softmax(-1))
 
     def sample(self, params: Tensor, noise: Tensor) -> Tensor:
-        probs = self.log_probs(params).exp()
-        # One uniform number per variable, inverted through the cumulative distribution.
-        level = torch.special.ndtr(noise).unsqueeze(-1)
-        passed = (probs.detach().cumsum(-1) < level).sum(-1)
-        return self._one_hot(passed.clamp_max(self.classes - 1), probs)
+        probs = self.probs(params)
+        hard = hot_of_level(probs.detach(), self._level(noise))
+        return self._straight_through(hard, probs)
 
     def mode(self, params: Tensor) -> Tensor:
-        logits = params.reshape(*params.shape[:-1], self.groups, self.classes)
-        return self._one_hot(logits.argmax(-1), torch.softmax(logits, dim=-1))
+        logits = self._groups(params)
+        hard = hot_of_max(logits.detach())
+        return self._straight_through(hard, logits.softmax(-1) if logits.requires_grad else hard)
 
-    def _one_hot(self, index: Tensor, probs: Tensor) -> Tensor:
-        hard = F.one_hot(index, self.classes).to(probs.dtype)
+    def draw(self, params: Tensor, noise: Tensor | None) -> tuple[Tensor, Pull]:
+        logits = self._groups(params)
+        soft = logits.softmax(-1)
+        share = 1.0
+        if noise is None:
+            hard = hot_of_max(logits)
+        else:
+            hard, share = hot_of_level(self._mixed(soft), self._level(noise)), 1.0 - self.uniform
+
+        def pull(slope: Tensor) -> Tensor:
+            wide = share * self._groups(slope)
+            return softmax_slope(wide, soft).flatten(-2)
+
+        return hard.flatten(-2), pull
+
+    def _groups(self, params: Tensor) -> Tensor:
+        return torch.unflatten(params, -1, (self.groups, self.classes))
+
+    def _mixed(self, soft: Tensor) -> Tensor:
+        return (1.0 - self.uniform) * soft + self.uniform / self.classes
+
+    def _level(self, noise: Tensor) -> Tensor:
+        """One uniform number per variable, to invert the cumulative distribution at."""
+        level: Tensor = torch.special.ndtr(noise)
+        return level.unsqueeze(-1)
+
+    def _straight_through(self, hard: Tensor, probs: Tensor) -> Tensor:
         if probs.requires_grad:
-            hard = hard + probs - probs.detach()
+            hard = hard + (probs - probs.detach())
         return hard.flatten(-2)
 
     def kl_per_variable(self, q: Tensor, p: Tensor) -> Tensor:
@@ -193,7 +242,7 @@ class Categorical(Stochastic):
         return -(log_probs.exp() * log_probs).sum((-1, -2))
 
     def statistics(self, params: Tensor) -> Tensor:
-        return self.log_probs(params).exp().flatten(-2)
+        return self.probs(params).flatten(-2)
 
 
 def check_int(field: str, value: object, *, low: int, high: int) -> None:

@@ -24,7 +24,7 @@ def kl_by_horizon(model: WorldModel, batch: Batch | Mapping[str, Any], context: 
     rows = model._batch(batch, learn=False)
     rssm, family = model._rssm, model.config.latent
     walk = rssm.filter(rssm.look(rows.obs), rows.action, rows.is_first, None)
-    latent = walk.latents[context - 1]
+    latent = walk.row(context - 1)
     found = []
     for t in range(context, rows.shape[1]):
         latent = rssm.step(latent, rows.action[:, t - 1])

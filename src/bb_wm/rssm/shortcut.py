@@ -35,5 +35,8 @@ class ShortcutDynamics:
     def predict_safety(self, latent: Latent) -> Tensor:
         return self._network.predict_safety(latent)
 
+    def predict_outcomes(self, latent: Latent) -> tuple[Tensor, Tensor, Tensor]:
+        return self._network.predict_outcomes(latent)
+
     def predict_continue(self, latent: Latent) -> Tensor:
         return self._network.predict_continue(latent)

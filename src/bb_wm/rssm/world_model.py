@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 Mode = Literal["mode", "sample", "shortcut"]
 MODES = ("mode", "sample", "shortcut")
+PREDICTIONS = ("predict_reward", "predict_safety", "predict_continue")
 FORMAT = 1
 
 
@@ -107,8 +108,9 @@ class WorldModel:
         if not applied:
             self._optimiser.restore(before)
         self.updates += 1
-        loss = float(terms.total.detach())
-        metrics = {name: float(value.detach()) for name, value in _named(terms).items()}
+        named = _named(terms)
+        loss, *values = torch.stack([terms.total, *named.values()]).detach().tolist()
+        metrics: dict[str, float] = dict(zip(named, values, strict=True))
         metrics["gradient_norm"] = norm
         metrics["skipped"] = float(not applied)
         return loss, metrics
@@ -200,7 +202,7 @@ class WorldModel:
         rows = self._batch(batch, learn=False)
         sight = self._rssm.look(rows.obs)
         walk = self._rssm.filter(sight, rows.action, rows.is_first, None)
-        memory = torch.stack([latent.memory for latent in walk.latents], dim=1)
+        memory = torch.stack(walk.memories, dim=1)
         return Latent(walk.h, walk.z, memory, sight)
 
     # --- imagination ----------------------------------------------------------------------------
@@ -332,6 +334,16 @@ class WorldModel:
         """Probability [*batch] that the row is not terminal."""
         return self._network.predict_continue(latent)
 
+    def predict_outcomes(self, latent: Latent) -> tuple[Tensor, Tensor, Tensor]:
+        """(reward, safety, continue) [*batch] in one pass: what rollouts ask of every row."""
+        if any(_overridden(self, name) for name in PREDICTIONS):
+            return (
+                self.predict_reward(latent),
+                self.predict_safety(latent),
+                self.predict_continue(latent),
+            )
+        return self._network.predict_outcomes(latent)
+
     def predict_action_mask(self, latent: Latent) -> Tensor:
         """Probability [*batch, A] that each entry of a flat action is available."""
         return self._network.predict_action_mask(latent)
@@ -411,6 +423,10 @@ class WorldModel:
         return (
             f"WorldModel({keys} -> {core} {latent}, {count:,} parameters, {self.updates} updates)"
         )
+
+
+def _overridden(model: WorldModel, name: str) -> bool:
+    return name in vars(model) or getattr(type(model), name) is not getattr(WorldModel, name)
 
 
 def _named(terms: LossTerms) -> dict[str, Tensor]:

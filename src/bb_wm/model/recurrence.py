@@ -1,0 +1,203 @@
+"""The three time loops of training, backwards by hand: filter, open loop, shortcut.
+
+Each is the same arithmetic as `RSSM.advance`, `posterior`, `prior` and `shortcut_step` row by row
+(the tests hold them equal in value and gradient); what does not depend on the row before is given
+in, computed for all rows at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn import functional as F
+
+from bb_wm.model.tape import Affine, Loop, Perceptron, Tape, pull_through, silu_slope
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from bb_wm.model.cores import CoreTape
+    from bb_wm.model.stochastic import Stochastic
+    from bb_wm.model.tape import Pull
+
+
+class PosteriorTape(Tape):
+    """q(z | h, o) from h and the sight's own parts, whose biases are in those parts."""
+
+    def __init__(self, to_hidden: nn.Linear, to_params: nn.Linear) -> None:
+        self.to_hidden = Affine(to_hidden, bias=False)
+        self.to_params = Affine(to_params, bias=False)
+        self.parameters = [to_hidden.weight, to_params.weight]
+        self.before: list[Tensor] = []
+
+    def forward(self, h: Tensor, hidden: Tensor, skip: Tensor) -> Tensor:
+        self.before.append(self.to_hidden.forward(h, hidden))
+        return self.to_params.forward(F.silu(self.before[-1]), skip)
+
+    def rewind(self) -> None:
+        self.to_hidden.rewind()
+        self.to_params.rewind()
+
+    def backward(self, row: int, slope: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients of h and of the hidden part; the skipped part's is the slope itself."""
+        by_hidden = silu_slope(self.to_params.backward(slope), self.before[row])
+        return self.to_hidden.backward(by_hidden), by_hidden
+
+    def gradients(self) -> list[Tensor]:
+        return [*self.to_hidden.gradients(), *self.to_params.gradients()]
+
+
+class FilterLoop(Loop):
+    """entered, hidden, skip [B, T, .], h, z [B, .] -> h, z, posterior [B, T, .].
+
+    `noise` per row, or None for the mode; `keep` per row [B, 1], None where no past is forgotten.
+    """
+
+    def __init__(
+        self,
+        core: CoreTape,
+        posterior: PosteriorTape,
+        family: Stochastic,
+        noise: Sequence[Tensor] | None,
+        keep: Sequence[Tensor | None],
+    ) -> None:
+        self.core, self.posterior, self.family = core, posterior, family
+        self.noise, self.keep = noise, keep
+        self.tapes = (core, posterior)
+        self.pulls: list[Pull] = []
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        entered, hidden, skip = (x.unbind(1) for x in inputs[:3])
+        h, z = inputs[3:]
+        outputs = []
+        for t, keep in enumerate(self.keep):
+            if keep is not None:
+                h, z = h * keep, z * keep
+            h = self.core.forward(h, z, entered[t])
+            params = self.posterior.forward(h, hidden[t], skip[t])
+            z, pull = self.family.draw(params, None if self.noise is None else self.noise[t])
+            self.pulls.append(pull)
+            outputs.append((h, z, params))
+        return _stack(outputs)
+
+    def backward(self, *slopes: Tensor) -> tuple[Tensor | None, ...]:
+        by_h, by_z, by_params = (x.unbind(1) for x in slopes)
+        past_h, past_z = torch.zeros_like(by_h[0]), torch.zeros_like(by_z[0])
+        found = []
+        for t in reversed(range(len(by_h))):
+            to_params = self.pulls[t](by_z[t] + past_z) + by_params[t]
+            through, to_hidden = self.posterior.backward(t, to_params)
+            past_h, past_z, to_entered = self.core.backward(t, by_h[t] + past_h + through)
+            keep = self.keep[t]
+            if keep is not None:
+                past_h, past_z = past_h * keep, past_z * keep
+            found.append((to_entered, to_hidden, to_params))
+        return (*_stack(found[::-1]), past_h, past_z)
+
+
+class OpenLoop(Loop):
+    """entered [N, K, U], h, z [N, .] -> h, z, prior [N, K, .], following the prior's mode."""
+
+    def __init__(self, core: CoreTape, prior: Perceptron, family: Stochastic) -> None:
+        self.core, self.prior, self.family = core, prior, family
+        self.tapes = (core, prior)
+        self.pulls: list[Pull] = []
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        entered, h, z = inputs
+        outputs = []
+        for row in entered.unbind(1):
+            h = self.core.forward(h, z, row)
+            params = self.prior.forward(h)
+            z, pull = self.family.draw(params, None)
+            self.pulls.append(pull)
+            outputs.append((h, z, params))
+        return _stack(outputs)
+
+    def backward(self, *slopes: Tensor) -> tuple[Tensor | None, ...]:
+        by_h, by_z, by_params = (x.unbind(1) for x in slopes)
+        past_h, past_z = torch.zeros_like(by_h[0]), torch.zeros_like(by_z[0])
+        found = []
+        for k in reversed(range(len(by_h))):
+            to_params = self.pulls[k](by_z[k] + past_z) + by_params[k]
+            through = self.prior.backward(k, to_params)
+            past_h, past_z, to_entered = self.core.backward(k, by_h[k] + past_h + through)
+            found.append((to_entered,))
+        return (*_stack(found[::-1]), past_h, past_z)
+
+
+class ShortcutLoop(Loop):
+    """entered [N, K, U], scaled actions [N, K, A], h, z, sight [N, .], biases -> sight, raw.
+
+    `advance` makes the next sight of the last one and of the direct net's raw output, and has no
+    parameters. `biases` are what the sight's two parts of the posterior are added to. The last
+    row's z is never read, so it is not made.
+    """
+
+    def __init__(
+        self,
+        core: CoreTape,
+        direct: Perceptron,
+        encoder: Perceptron,
+        skip: Affine,
+        posterior: PosteriorTape,
+        family: Stochastic,
+        advance: Callable[[Tensor, Tensor], Tensor],
+    ) -> None:
+        self.core, self.direct, self.encoder = core, direct, encoder
+        self.skip, self.posterior, self.family = skip, posterior, family
+        self.advance = advance
+        self.tapes = (core, direct, encoder, skip, posterior)
+        self.pulls: list[Pull] = []
+        self.moves: list[Callable[[Tensor], tuple[Tensor, ...]]] = []
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        entered, actions, h, z, sight, hidden_bias, skip_bias = inputs
+        outputs, last = [], entered.shape[1] - 1
+        for k, row in enumerate(entered.unbind(1)):
+            h = self.core.forward(h, z, row)
+            raw = self.direct.forward(torch.cat([h, sight, actions[:, k]], dim=-1))
+            sight, move = pull_through(self.advance, sight, raw)
+            self.moves.append(move)
+            outputs.append((sight, raw))
+            if k < last:
+                hidden = self.encoder.forward(sight) + hidden_bias
+                params = self.posterior.forward(h, hidden, self.skip.forward(sight, skip_bias))
+                z, pull = self.family.draw(params, None)
+                self.pulls.append(pull)
+        return _stack(outputs)
+
+    def backward(self, *slopes: Tensor) -> tuple[Tensor | None, ...]:
+        by_sight, by_raw = (x.unbind(1) for x in slopes)
+        last, size = len(by_raw) - 1, self.core.size
+        found, seen = [], []
+        past_sight = torch.zeros_like(by_sight[0])
+        past_h = past_z = torch.zeros(())
+        for k in reversed(range(last + 1)):
+            to_sight = by_sight[k] + past_sight
+            if k < last:
+                to_params = self.pulls[k](past_z)
+                through, to_hidden = self.posterior.backward(k, to_params)
+                seen.append((to_hidden, to_params))
+                past_h = past_h + through
+                to_sight = to_sight + self.encoder.backward(k, to_hidden)
+                to_sight = to_sight + self.skip.backward(to_params)
+            past_sight, to_raw = self.moves[k](to_sight)
+            to_direct = self.direct.backward(k, to_raw + by_raw[k])
+            direct_h, direct_sight, to_action = to_direct.tensor_split(
+                [size, size + past_sight.shape[-1]], dim=-1
+            )
+            past_sight = past_sight + direct_sight
+            past_h, past_z, to_entered = self.core.backward(k, past_h + direct_h)
+            found.append((to_entered, to_action))
+        by_biases: list[Tensor | None] = [None, None]
+        if seen:
+            by_biases = [torch.cat(parts).sum(0) for parts in zip(*seen, strict=True)]
+        return (*_stack(found[::-1]), past_h, past_z, past_sight, *by_biases)
+
+
+def _stack(rows: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """Rows of outputs -> every output [N, T, .]."""
+    return tuple(torch.stack(column, dim=1) for column in zip(*rows, strict=True))

@@ -1,0 +1,163 @@
+"""Layers that remember a time loop, so that its gradient is written by hand and its weights' last.
+
+Backpropagation through time by autograd makes one product per weight and row, and one node per
+operation. Here the loop runs without autograd; each layer keeps what its backward needs, walks back
+row by row through what depends on time, and gives its weights' gradients as one product over all
+rows afterwards. `walk` is the only door: it makes a whole loop one differentiable function.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from bb_wm.model.nets import MLP
+
+    Pull = Callable[[Tensor], Tensor]
+
+silu_slope = torch.ops.aten.silu_backward
+sigmoid_slope = torch.ops.aten.sigmoid_backward
+tanh_slope = torch.ops.aten.tanh_backward
+
+
+class Tape(ABC):
+    """A layer inside a hand-written loop. `forward` is called row by row, then `rewind` once,
+    `backward` row by row from the last, and `gradients` once, in the order of `parameters`."""
+
+    parameters: list[Tensor]
+
+    @abstractmethod
+    def rewind(self) -> None:
+        """Forget an earlier backward walk: gradients may be asked for again."""
+
+    @abstractmethod
+    def gradients(self) -> list[Tensor]:
+        """Of the parameters, over all rows walked back."""
+
+
+class Affine(Tape):
+    """y = W x + (b or what is added); where something is added its owner has the bias in it."""
+
+    def __init__(self, linear: nn.Linear, *, bias: bool) -> None:
+        self.weight = linear.weight
+        self.bias = linear.bias if bias else None
+        self.parameters = [self.weight] if self.bias is None else [self.weight, self.bias]
+        self.inputs: list[Tensor] = []
+        self.slopes: list[Tensor] = []
+
+    def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
+        self.inputs.append(x)
+        added = self.bias if added is None else added
+        if added is None:
+            return x @ self.weight.t()
+        return torch.addmm(added, x, self.weight.t())
+
+    def rewind(self) -> None:
+        self.slopes = []
+
+    def backward(self, slope: Tensor) -> Tensor:
+        self.slopes.append(slope)
+        return slope @ self.weight
+
+    def gradients(self) -> list[Tensor]:
+        if not self.inputs:
+            return [torch.zeros_like(parameter) for parameter in self.parameters]
+        slopes = torch.cat(self.slopes[::-1])
+        by_weight = slopes.t() @ torch.cat(self.inputs)
+        return [by_weight] if self.bias is None else [by_weight, slopes.sum(0)]
+
+
+class Perceptron(Tape):
+    """`nets.MLP` in a loop."""
+
+    def __init__(self, net: MLP) -> None:
+        self.hidden = [Affine(cast("nn.Linear", layer), bias=True) for layer in net.hidden]
+        self.output = Affine(net.output, bias=True)
+        self.linear = Affine(net.linear, bias=False)
+        self.layers = [*self.hidden, self.output, self.linear]
+        self.parameters = [p for layer in self.layers for p in layer.parameters]
+        self.before: list[list[Tensor]] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, before = x, []
+        for layer in self.hidden:
+            before.append(layer.forward(y))
+            y = F.silu(before[-1])
+        self.before.append(before)
+        return self.linear.forward(x, self.output.forward(y))
+
+    def rewind(self) -> None:
+        for layer in self.layers:
+            layer.rewind()
+
+    def backward(self, row: int, slope: Tensor) -> Tensor:
+        by_y = self.output.backward(slope)
+        for layer, before in zip(self.hidden[::-1], self.before[row][::-1], strict=True):
+            by_y = layer.backward(silu_slope(by_y, before))
+        return by_y + self.linear.backward(slope)
+
+    def gradients(self) -> list[Tensor]:
+        return [g for layer in self.layers for g in layer.gradients()]
+
+
+class Loop(ABC):
+    """A time loop over tapes: `forward` and `backward` see tensors without autograd."""
+
+    tapes: Sequence[Tape]
+
+    @abstractmethod
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """The outputs, every row of them."""
+
+    @abstractmethod
+    def backward(self, *slopes: Tensor) -> tuple[Tensor | None, ...]:
+        """The inputs' gradients from the outputs'."""
+
+
+def walk(loop: Loop, *inputs: Tensor) -> tuple[Tensor, ...]:
+    """The loop's outputs, differentiable once in its inputs and in its tapes' parameters."""
+    parameters = [p for tape in loop.tapes for p in tape.parameters]
+    found = _Walk.apply(loop, len(inputs), *inputs, *parameters)  # type: ignore[no-untyped-call]
+    return cast("tuple[Tensor, ...]", found)
+
+
+class _Walk(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, loop: Loop, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.loop = loop
+        return loop.forward(*tensors[:count])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
+        for tape in ctx.loop.tapes:
+            tape.rewind()
+        by_inputs = ctx.loop.backward(*slopes)
+        by_parameters = [g for tape in ctx.loop.tapes for g in tape.gradients()]
+        return (None, None, *by_inputs, *by_parameters)
+
+
+def pull_through(
+    function: Callable[..., Tensor], *inputs: Tensor
+) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, ...]]]:
+    """A parameter-free function's value, and its vector-Jacobian product by a small graph of its
+    own: for what a family or modality does row by row and nobody wrote backwards by hand."""
+    with torch.enable_grad():
+        leaves = [x.detach().requires_grad_() for x in inputs]
+        value = function(*leaves)
+
+    def pull(slope: Tensor) -> tuple[Tensor, ...]:
+        found = torch.autograd.grad(
+            value, leaves, slope, retain_graph=True, allow_unused=True, materialize_grads=True
+        )
+        return tuple(found)
+
+    return value.detach(), pull
