@@ -35,5 +35,6 @@ def person_evidence(one: CandidateEvidence, limit: float, harm: float, price: fl
 
 
 def refused_look(look: LookUp, risks: CandidateEvidence) -> AskEvidence:
+    """The look-up as an ask whose worth could not be told: no gate makes it."""
     nan = math.nan
     return AskEvidence(look.name, nan, nan, nan, risks.risk, risks.risk_bound, usable=False)

@@ -145,6 +145,7 @@ def _join(parts: list[Tensor], ask: Ask) -> Tensor:
 
 
 def flatten(told: Mapping[str, Tensor], lead: int) -> Tensor:
+    """Answers key -> [*lead axes, ...] side by side as [*lead axes, F], float64, keys in order."""
     return torch.cat([value.flatten(lead).double() for _, value in sorted(told.items())], -1)
 
 
