@@ -101,6 +101,8 @@ def test_neighbouring_discrete_keys_are_seen_as_each_by_itself() -> None:
         torch.testing.assert_close(rssm.decode(latent)[key], decoded)
         torch.testing.assert_close(rssm.show(latent)[key], obs[key])
     torch.testing.assert_close(rssm.log_likelihood(latent, obs), total)
+    parts = [rssm.log_likelihood(latent, {key: value}) for key, value in obs.items()]
+    torch.testing.assert_close(torch.stack(parts).sum(0), total)
     names = [name for name, _ in rssm.named_parameters() if name.startswith("modalities")]
     assert names == [f"modalities.{i}.head.{kind}" for i in range(4) for kind in ("weight", "bias")]
 
