@@ -132,6 +132,9 @@ def prepare(shape: Shape, task: str) -> Callable[[], object]:
 
 def work() -> None:
     """Answers lines of `shape task repeats` with the seconds of each repeat."""
+    if torch.get_num_threads() == 1 and hasattr(os, "sched_setaffinity"):
+        # Checkouts share a core, or one of them might share its core with somebody busy.
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     ready: dict[tuple[str, str], Callable[[], object]] = {}
     for line in sys.stdin:
         name, task, repeats = line.split()
