@@ -11,7 +11,7 @@ from tests.model.builders import IDS, PAIRS, small_batch, small_network, small_n
 
 from bb_wm.errors import ConfigError
 from bb_wm.model.cores import Core
-from bb_wm.model.losses import LossTerms, balanced_kl, free_nats, reachable
+from bb_wm.model.losses import LossTerms, balanced_kl, free_nats, past_the_end, reachable
 from bb_wm.model.network import Network
 from bb_wm.model.objective import Objective, evaluate_terms
 from bb_wm.model.stochastic import Gaussian, Stochastic
@@ -38,6 +38,43 @@ def test_reachable_by_hand() -> None:
         [[yes, yes, no], [yes, yes, no], [yes, no, no]],
         [[yes, yes, yes], [no, no, no], [no, no, no]],
     ]
+
+
+def test_past_the_end_by_hand() -> None:
+    yes, no = True, False
+    valid = torch.tensor([[yes] * 6, [yes, yes, yes, yes, no, no]])
+    first = torch.zeros(2, 6, dtype=torch.bool)
+    first[0, 3] = True
+    ended = torch.zeros(2, 6, dtype=torch.bool)
+    ended[0, 2] = ended[1, 3] = True  # one before a reset, one before padding
+    got = past_the_end(valid, first, ended, torch.tensor([0, 3, 4]), 3)
+    assert got.tolist() == [
+        [[no, no, yes], [no, no, no], [no, no, no]],
+        [[no, no, no], [yes, yes, yes], [no, no, no]],
+    ]
+
+
+def test_past_the_end_only_continuation_is_taught_with_the_last_action_held() -> None:
+    network, batch = small_network(*PAIRS[0]), small_batch()
+    batch.terminated[:, 1] = True  # padding follows; starts are rows 0 and 2
+    batch.valid[:, 2:] = False
+    batch.is_first[:, 1:] = False
+    with torch.no_grad():  # the output layers begin at zero and would let no slope through
+        for head in (network.continuation.net, network.reward.net):
+            head.output.weight.normal_(generator=torch.Generator().manual_seed(0))
+
+    def slopes(objective: Objective) -> torch.Tensor:
+        terms = terms_of(network, batch, objective)
+        return torch.autograd.grad(terms.rollout, network.continuation.net.output.bias)[0]
+
+    taught = slopes(DEFAULT)
+    batch.terminated[:, 1] = False  # the same rows, cut off instead of ended
+    assert not torch.allclose(taught, slopes(DEFAULT))
+    batch.terminated[:, 1] = True
+    value = terms_of(network, batch).rollout
+    batch.action[:, 1:] = 7.0  # actions of rows at and after the end were never done
+    batch.reward[:, 2:] = 7.0
+    torch.testing.assert_close(terms_of(network, batch).rollout, value)
 
 
 def test_balanced_kl_splits_the_gradient_and_free_nats_stop_it() -> None:

@@ -344,6 +344,23 @@ class RSSM(nn.Module):
             total = total - modality.nll(error.unsqueeze(-2), "decode", 0).squeeze(-1)
         return total
 
+    def next_log_likelihood(
+        self, latent: Latent, action: Tensor, obs: Mapping[str, Tensor]
+    ) -> Tensor:
+        """log p(o' | h, o, a) [*batch] of the next row's obs by the direct path; of given keys."""
+        scaled = self.scale_action(action)
+        h, _ = self.advance(latent, self.core.project(scaled))
+        sight, raw = self.predict_sight(h, latent.sight, scaled)
+        mine = [self.modality(i) for i in range(len(self.keys))]
+        sights = split(sight, [one.sight_size for one in mine])
+        raws = split(raw, [one.direct_size for one in mine])
+        total = sight.new_zeros(sight.shape[:-1])
+        for key, modality, *predicted in zip(self.keys, mine, sights, raws, strict=True):
+            if key in obs:
+                error = modality.advance_error(*predicted, modality.look(obs[key]))
+                total = total - modality.nll(error.unsqueeze(-2), "direct", 0).squeeze(-1)
+        return total
+
     def show(self, latent: Latent) -> dict[str, Tensor]:
         """The latent's sight in data units; keys whose sight cannot be shown are decoded."""
         pieces = zip(self.runs, split(latent.sight, self.sight_sizes), strict=True)

@@ -69,3 +69,18 @@ def reachable(valid: Tensor, is_first: Tensor, starts: Tensor, steps: int) -> Te
     onward = valid[:, index] & ~is_first[:, index] & inside
     onward = onward & valid[:, starts].unsqueeze(-1)
     return onward.to(torch.uint8).cumprod(-1).bool()
+
+
+def past_the_end(
+    valid: Tensor, is_first: Tensor, terminated: Tensor, starts: Tensor, steps: int
+) -> Tensor:
+    """Whether k steps from row t_s lead past a terminal row of its episode: [B, S, K], k >= 1.
+
+    No real row is there: what happens past the end is what imagination must not go on with.
+    """
+    onward = reachable(valid, is_first, starts, steps)
+    index = starts[:, None] + torch.arange(1, steps + 1, device=valid.device)
+    ends = terminated[:, index.clamp_max(valid.shape[1] - 1)] & onward
+    first = terminated[:, starts] & valid[:, starts]
+    ended = torch.cat([first.unsqueeze(-1), ends[..., :-1]], dim=-1)
+    return ended.to(torch.uint8).cummax(-1).values.bool()

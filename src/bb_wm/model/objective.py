@@ -10,7 +10,7 @@ import torch
 
 from bb_wm.errors import ConfigError
 from bb_wm.model.dynamics import Filtered
-from bb_wm.model.losses import LossTerms, balanced_kl, free_nats, reachable
+from bb_wm.model.losses import LossTerms, balanced_kl, free_nats, past_the_end, reachable
 from bb_wm.model.nets import masked_mean, split
 from bb_wm.model.stochastic import check_int
 from bb_wm.types import stack_latents
@@ -208,6 +208,7 @@ class Section:
     safety: Tensor  # [B, S, K]
     terminated: Tensor  # [B, S, K]
     reachable: Tensor  # [B, S, K]
+    past: Tensor  # [B, S, K]; no row is there, the episode has ended on the way
 
 
 def cut(rssm: RSSM, batch: Batch, walk: Filtered, starts: Tensor, steps: int) -> Section:
@@ -215,16 +216,23 @@ def cut(rssm: RSSM, batch: Batch, walk: Filtered, starts: Tensor, steps: int) ->
     pixels = [key for run in rssm.runs if not run.modality.by_sight for key in run.keys]
     rows = batch.shape[1]
     index = (starts[:, None] + torch.arange(1, steps + 1, device=starts.device)).clamp_max(rows - 1)
+    follows = reachable(batch.valid, batch.is_first, starts, steps)
+    past = past_the_end(batch.valid, batch.is_first, batch.terminated, starts, steps)
+    action = batch.action[:, index - 1]
+    # Past the end nothing was done: the last real action goes on.
+    last = (starts + follows.sum(-1) - 1).clamp_min(0)
+    held = batch.action.take_along_dim(last.unsqueeze(-1), dim=1).unsqueeze(2)
     return Section(
         start=stack_latents([walk.row(t) for t in starts.tolist()]),
-        action=batch.action[:, index - 1],
+        action=torch.where(past.unsqueeze(-1), held, action),
         sight=walk.sight[:, index],
         posterior=walk.posterior[:, index].detach(),
         obs={key: batch.obs[key][:, index] for key in pixels},
         reward=batch.reward[:, index],
         safety=batch.safety[:, index],
         terminated=batch.terminated[:, index],
-        reachable=reachable(batch.valid, batch.is_first, starts, steps),
+        reachable=follows,
+        past=past,
     )
 
 
@@ -268,6 +276,8 @@ def rollout_loss(
     """k steps open loop through the prior's mode: KL to the stopped posteriors, and grounded terms.
 
     Matching latents alone can be satisfied by collapse; the likelihood of the real rows cannot.
+    Past a terminal row there is nothing to predict but that nothing goes on: real rows never lie
+    beyond an end, so without this a plan could imagine itself across it.
     """
     mask = section.reachable
     nll = decode_nll(network, read, section.obs, section.sight, mask, track, 1)
@@ -278,7 +288,9 @@ def rollout_loss(
         + objective.safety * network.risk.error(risk, section.safety)
         + objective.continuation * network.continuation.error(goes_on, section.terminated)
     )
-    return masked_mean(nll + objective.overshoot * kl + heads, mask)
+    total = masked_mean(nll + objective.overshoot * kl + heads, mask)
+    ended = network.continuation.error(goes_on, torch.ones_like(section.past))
+    return total + objective.continuation * masked_mean(ended, section.past)
 
 
 def next_sight_loss(network: Network, batch: Batch, sight: Tensor, h: Tensor) -> Tensor:

@@ -317,10 +317,33 @@ class WorldModel:
 
         Keys left out are not asked about. Raises BatchError for a key that is not the model's.
         """
+        self._check_keys(obs)
+        return self._rssm.log_likelihood(latent, obs)
+
+    def next_log_likelihood(
+        self, latent: Latent, action: Tensor, obs: Mapping[str, Tensor]
+    ) -> Tensor:
+        """log p(obs' | h, obs, action) [*batch] of the next row, by the shortcut that skips z.
+
+        `latent` must have seen its row (as after `encode` or `condition`), `action` is flat. What
+        is learnt here at every row is the prediction itself: no z is drawn that the decoder never
+        met. Nats in model units, of an image in its features. Raises BatchError for a strange key
+        or a latent that was only imagined.
+        """
+        self._check_keys(obs)
+        if latent.sight.shape[-1] != self._rssm.sight_size:
+            raise BatchError(
+                "latent.sight",
+                expected=f"[..., {self._rssm.sight_size}]",
+                actual=list(latent.sight.shape),
+                hint="The shortcut starts from a row that was seen: encode(...) or condition(...).",
+            )
+        return self._rssm.next_log_likelihood(latent, action, obs)
+
+    def _check_keys(self, obs: Mapping[str, Tensor]) -> None:
         strange = sorted(set(obs) - set(self._rssm.keys))
         if strange or not obs:
             raise BatchError("obs", expected=f"some of {list(self._rssm.keys)}", actual=strange)
-        return self._rssm.log_likelihood(latent, obs)
 
     def predict_reward(self, latent: Latent) -> Tensor:
         """r(s) [*batch] in the data's units."""

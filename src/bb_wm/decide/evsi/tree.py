@@ -165,7 +165,7 @@ class _Level:
             )
         size = kinds.pop()
         after = self._step(latent, ask)
-        likelihood = self._likelihood(after, ask, told)  # [N, P, K]
+        likelihood = self._likelihood(latent, after, ask, told)  # [N, P, K]
         flat = {key: value.flatten(0, 1) for key, value in told.items()}
         read = self._read(after.expand(size), flat)
         worth, risk = (part.reshape(count, size, -1) for part in self._worths(read))
@@ -208,12 +208,18 @@ class _Level:
         noise = None if self.noise is None else self.noise[0].expand(*latent.batch_shape, -1)
         return self.model.step(latent, action, noise)
 
-    def _likelihood(self, after: Latent, ask: ListedAsk, told: Seen) -> Tensor:
-        """p(o | s') of the listed answers, [N, P, K]."""
+    def _likelihood(self, latent: Latent, after: Latent, ask: ListedAsk, told: Seen) -> Tensor:
+        """p(o) of the listed answers, [N, P, K]: predicted by the model itself where it can, else
+        as the latent after the call decodes it."""
         keys = tuple(told) if ask.keys is None else ask.keys
-        # Decoded once per particle: the K answers are broadcast against [N, P, 1].
+        # Predicted once per particle: the K answers are broadcast against [N, P, 1].
         shown = {key: told[key].unsqueeze(1) for key in keys}
-        return self.model.log_likelihood(after.expand(1), shown).softmax(-1)
+        offered = getattr(self.model, "next_log_likelihood", None)
+        if offered is None:
+            return self.model.log_likelihood(after.expand(1), shown).softmax(-1)
+        action = ask.action.to(latent.h).expand(*latent.batch_shape, 1, -1)
+        found: Tensor = offered(latent.expand(1), action, shown)
+        return found.softmax(-1)
 
     def _read(self, after: Latent, flat: Seen) -> Latent:
         """Latents [N, P, K] that read the answers [N * K, ...]: [N * K, P]."""
