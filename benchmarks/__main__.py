@@ -1,5 +1,12 @@
-"""python -m benchmarks {worlds,exact,import-time,report}; see benchmarks/foundation.py."""
+"""python -m benchmarks {worlds,exact,import-time,report,quality}.
 
-from benchmarks.foundation import main
+See benchmarks/foundation.py; quality is benchmarks/quality.py.
+"""
 
-raise SystemExit(main())
+import sys
+
+from benchmarks import foundation, quality
+
+if sys.argv[1:2] == ["quality"]:
+    raise SystemExit(quality.main(sys.argv[2:]))
+raise SystemExit(foundation.main())
