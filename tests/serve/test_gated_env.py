@@ -14,7 +14,7 @@ from bb_wm.config import GRU, Gaussian, WorldModelConfig
 from bb_wm.data import EpisodeStore
 from bb_wm.data.collect import collect
 from bb_wm.decide import Enumerate, Gate, Ledger, RandomShooting, Verdict
-from bb_wm.diagnose.calibration import calibrate
+from bb_wm.diagnose.calibration import TrustedHorizon, calibrate
 from bb_wm.errors import ConfigError, PolicyError
 from bb_wm.imagine import Limit, Utility
 from bb_wm.rssm import WorldModel
@@ -623,3 +623,33 @@ def test_a_calibration_gives_the_bound_and_the_strangeness(gated) -> None:
     if calibration.ood is not None:
         assert judged.evidence.ood is not None
         assert math.isfinite(judged.evidence.ood)
+
+
+def test_what_cannot_be_imagined_so_far_is_held(gated) -> None:
+    """The gate acts only within the rows that the model's two paths agree on."""
+    maker_of, world = make_world("LineWorld")
+    episodes = collect(maker_of, episodes=40, seed=0, risk=world.risk, max_episode_rows=16)
+    model = tiny_model(maker_of())
+    fitted = TrustedHorizon.fit(model, episodes, bound=100.0, reach=6, context=4)
+    loose = Gate(limit=1e6, max_age=60.0, min_gain=-1e6)
+    sent = {}
+    for bound in (100.0, 1e-9):
+        evidence = ModelEvidence(
+            model,
+            np.zeros(maker_of().action_space.shape),
+            bound=unbounded_trust,
+            trust=replace(fitted, bound=bound),
+            horizon=4,
+            samples=2,
+        )
+        env, _ = gated(evidence, env=maker_of(), gate=loose, fallback=np.zeros(1, np.float32))
+        env.reset(seed=0)
+        told = env.step(np.full(1, 0.1, np.float32))[4]["gate"]
+        sent[bound] = told.sent
+        if bound < 1:
+            assert "can be trusted" in told.decision.reason
+    assert sent == {100.0: "agent", 1e-9: "fallback"}
+    with pytest.raises(ConfigError, match="horizon"):
+        ModelEvidence(model, REST[:1], bound=unbounded_trust, trust=fitted, horizon=7)
+    with pytest.raises(ConfigError, match="trust"):
+        maker(trust=fitted)

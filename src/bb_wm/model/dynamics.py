@@ -355,9 +355,9 @@ class RSSM(nn.Module):
         sights = split(sight, [one.sight_size for one in mine])
         raws = split(raw, [one.direct_size for one in mine])
         total = sight.new_zeros(sight.shape[:-1])
-        for key, modality, *predicted in zip(self.keys, mine, sights, raws, strict=True):
+        for key, modality, predicted, output in zip(self.keys, mine, sights, raws, strict=True):
             if key in obs:
-                error = modality.advance_error(*predicted, modality.look(obs[key]))
+                error = modality.advance_error(predicted, output, modality.look(obs[key]))
                 total = total - modality.nll(error.unsqueeze(-2), "direct", 0).squeeze(-1)
         return total
 

@@ -20,6 +20,7 @@ from bb_wm.errors import ConfigError, LatentError
 from bb_wm.imagine.rollout import rollout
 from bb_wm.imagine.utility import Utility, Worth
 from bb_wm.protocols import Dynamics, draw_noise
+from bb_wm.rssm import WorldModel
 from bb_wm.types import ActionSpec
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from bb_wm.decide.plan import Plan
     from bb_wm.decide.planner import Planner
     from bb_wm.diagnose.calibration.risk import RiskCalibration
+    from bb_wm.diagnose.calibration.trust import TrustedHorizon
     from bb_wm.types import Latent
 
 PROPOSED = "proposed"
@@ -82,6 +84,7 @@ class ModelEvidence:
                 without a bound a gate holds for ever; `unbounded_trust` takes the estimate itself.
     horizon     rows imagined; the planner's own where there is one
     samples     rollouts per candidate; 1 follows the mode of a model without chance
+    trust       how far each latent may be imagined; the gate holds where a candidate goes further
     least_rows  rows of this episode that must have been seen before the belief is trusted
     digest      says which model this is, where the gate pins one
     """
@@ -98,6 +101,7 @@ class ModelEvidence:
         horizon: int = 10,
         samples: int = 16,
         after: Literal["fallback", "repeat"] = "fallback",
+        trust: TrustedHorizon | None = None,
         least_rows: int = 1,
         policy: str = "agent",
         digest: str | None = None,
@@ -117,6 +121,16 @@ class ModelEvidence:
         self.samples = samples if model.noise_size else 1
         self.fallback = np.array(spec.flatten(fallback), np.float32).reshape(spec.size)
         self._bound, self._after, self._least = bound, after, least_rows
+        self._trust = trust
+        if trust is not None:
+            if not isinstance(model, WorldModel):
+                raise ConfigError("trust", expected="a WorldModel to look at", actual=repr(model))
+            if trust.reach < self.horizon:
+                raise ConfigError(
+                    "horizon",
+                    expected=f"at most {trust.reach}, what `trust` was fitted for",
+                    actual=self.horizon,
+                )
         self._policy, self._digest = policy, digest
         self._generator = torch.Generator().manual_seed(seed)
         self.begin()
@@ -182,6 +196,7 @@ class ModelEvidence:
             candidates=candidates,
             hold_utility=_usable(worth, len(names), worth.utility),
             horizon=self.horizon,
+            trusted_horizon=self._far(latent, actions[:-1]),
             observed_at=observed_at,
             policy=self._policy,
             ood=self._strange,
@@ -189,6 +204,15 @@ class ModelEvidence:
             model=self._digest,
         )
         return Judged(evidence, tuple(s[0].numpy().astype(np.float32) for s in sequences))
+
+    def _far(self, latent: Latent, actions: Tensor) -> int | None:
+        """Rows that all candidates [C, H, A] may be imagined; None where nobody says."""
+        if self._trust is None:
+            return None
+        assert isinstance(self.model, WorldModel)
+        with stage("trust"):
+            alike = latent.expand(actions.shape[0]).flatten()
+            return int(self._trust(self.model, alike, actions).min())
 
     def _trusted(self) -> Latent:
         if self._latent is None or self._rows < self._least:

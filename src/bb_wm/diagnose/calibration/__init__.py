@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from bb_wm.diagnose.calibration.measures import calibration_error, recall_at
     from bb_wm.diagnose.calibration.ood import OODScore
     from bb_wm.diagnose.calibration.risk import RiskCalibration, RiskForecast
+    from bb_wm.diagnose.calibration.trust import TrustedHorizon
 
 _HOMES = {
     "conformal": ("Claims", "ConformalBound"),
@@ -38,6 +39,7 @@ _HOMES = {
     "measures": ("calibration_error", "recall_at"),
     "ood": ("OODScore",),
     "risk": ("RiskCalibration", "RiskForecast"),
+    "trust": ("TrustedHorizon",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -57,6 +59,7 @@ __all__ = [
     "OODScore",
     "RiskCalibration",
     "RiskForecast",
+    "TrustedHorizon",
     "calibrate",
     "calibration_error",
     "claims_of",
