@@ -13,6 +13,7 @@ import re
 from typing import Any
 
 from bb_wm.errors import ConfigError, MissingExtraError
+from bb_wm.worlds.browser.tasks import BROWSER
 from bb_wm.worlds.factory import FACTORY, motor_world
 from bb_wm.worlds.risk import Failure, InfoCost, OverLimit
 from bb_wm.worlds.robot import DM_CONTROL, ROBOTS, SAFE, safety_world
@@ -58,6 +59,7 @@ WORLDS: tuple[World, ...] = (
         "speed above 0.05 (it is clipped at 0.07), in units of that limit",
     ),
     *FACTORY,
+    *BROWSER,
     World(
         "ToolDesk",
         "tools",
@@ -106,6 +108,7 @@ WORLDS: tuple[World, ...] = (
 )
 _ENTRY_POINTS = {
     "CSTR-v0": "bb_wm.worlds.reactor:ReactorCSTR",
+    "MiniWoB-v0": "bb_wm.worlds.browser.page:BrowserPage",
     "ElectricMotor-v0": "bb_wm.worlds.motor:ElectricMotor",
     "SafetyGymnasium-v0": "bb_wm.worlds.safety:SafetyGymnasium",
     "ToolDesk-v0": "bb_wm.worlds.tooldesk:ToolDesk",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,9 +23,11 @@ MODULES_OF: Final[Mapping[str, tuple[str, ...]]] = {
     "robot": ("mujoco", "dm_control", "shimmy"),
     "motor": ("gym_electric_motor",),
     "factory": ("gym_electric_motor", "pcgym"),
+    "browser": ("miniwob", "selenium"),
 }
 SAFETY: Final = "safety-gymnasium"  # lives in a Python of its own
 SAFETY_PYTHON: Final = "BB_WM_SAFETY_PYTHON"
+BROWSER: Final = "browser"  # needs two programs beside its packages
 _EXTRA_OF: Final = {"motor": "factory"}
 
 
@@ -88,6 +91,8 @@ def missing_module(needs: str) -> str:
     for module in ("gymnasium", *MODULES_OF.get(needs, (needs,))):
         if importlib.util.find_spec(module) is None:
             return module
+    if needs == BROWSER and browser_programs() is None:
+        return "chromium-driver"
     return ""
 
 
@@ -100,6 +105,8 @@ def install_line(needs: str) -> str:
         )
     if needs == "gymnasium":
         return "pip install bb_wm"
+    if needs == BROWSER:
+        return 'pip install "bb_wm[browser]" && apt-get install chromium chromium-driver'
     return f'pip install "bb_wm[{_EXTRA_OF.get(needs, needs)}]"'
 
 
@@ -108,6 +115,17 @@ def safety_python() -> Path | None:
     named = os.environ.get(SAFETY_PYTHON, "")
     path = Path(named).expanduser() if named else None
     return path if path is not None and path.is_file() else None
+
+
+def browser_programs() -> tuple[Path, Path] | None:
+    """Chromium and its driver: those that MiniWoB++'s own two variables name, or on the PATH."""
+    named = os.environ.get("MINIWOB_CHROME_BINARY"), os.environ.get("MINIWOB_CHROMEDRIVER")
+    chromium = named[0] or shutil.which("chromium") or shutil.which("google-chrome")
+    driver = named[1] or shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        return None
+    found = Path(chromium), Path(driver)
+    return found if all(path.is_file() for path in found) else None
 
 
 def check_installed(world: World) -> None:
