@@ -115,6 +115,7 @@ COLLECTING: dict[str, Planner] = {
     "CartPole-v1": MPPI(horizon=15, candidates=32, rounds=1, samples=0),
     "Pendulum-v1": CEM(horizon=15, candidates=64, elites=8, rounds=2, colour=1.0, samples=0),
 }
+ORACLE = {"CartPole-v1": PLANNERS["CartPole-v1"]["MPPI"], "Pendulum-v1": PLANNERS["Pendulum-v1"]["CEM"]}
 # Through a learned model a plan may be too long: errors of its far rows are what it optimises.
 PLAYING: dict[str, Planner] = {
     "CartPole-v1": MPPI(horizon=15, candidates=64, rounds=2, samples=0),
@@ -137,7 +138,7 @@ def learned(world: str, folder: Path, episodes: int, seeds: list[int]) -> list[d
                 make(world, episodes),
                 dynamics,
                 encode,
-                PLAYING[world],
+                PLAYING[world] if name == "learned" else ORACLE[world],
                 Utility(),
                 seed=1000 + seed,
             )
