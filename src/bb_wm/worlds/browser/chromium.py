@@ -21,12 +21,16 @@ from bb_wm.worlds.world import BROWSER, browser_programs, install_line
 WIDTH: Final = 160  # of the task's part of the page, in CSS pixels
 HEIGHT: Final = 210
 _ASIDE: Final = (450, 280)  # where the pointer rests and touches nothing
+_START_MS: Final = 300_000  # a browser on a busy machine; the driver's own limit is a minute
 _FLAGS: Final = (
     "headless=new",
     "disable-gpu",
     "disable-dev-shm-usage",
     "disable-extensions",
     "disable-background-networking",
+    "disable-component-update",
+    "disable-default-apps",
+    "disable-sync",
     "force-device-scale-factor=1",
     "host-resolver-rules=MAP * ~NOTFOUND",
     "mute-audio",
@@ -158,6 +162,7 @@ def _open(timeout_s: float) -> Any:
     options.binary_location = str(programs[0])
     for flag in (*_FLAGS, *(["no-sandbox"] if os.geteuid() == 0 else [])):
         options.add_argument(flag)
+    options.add_experimental_option("browserStartupTimeout", _START_MS)
     service = Service(str(programs[1]))
     try:
         driver: Any = webdriver.Chrome(service=service, options=options)

@@ -8,7 +8,7 @@ import gymnasium
 import numpy as np
 
 from bb_wm.errors import ActionError, ConfigError
-from bb_wm.worlds.browser.chromium import Chromium
+from bb_wm.worlds.browser.chromium import Aim, Chromium
 from bb_wm.worlds.browser.features import FEATURES, FIELDS, HASH, see_page, see_task
 from bb_wm.worlds.browser.tasks import TASKS
 
@@ -91,7 +91,7 @@ class BrowserPage(gymnasium.Env[dict[str, Any], np.int64]):
             raise ActionError(
                 "action", expected=f"an index below {self.actions}", actual=repr(action)
             )
-        cost = self._act(int(action)) if self._mask[int(action)] else 0.0
+        cost = self._act(int(action))
         self._row += 1
         obs, told = self._seen()
         reward, ended = told.pop("reward"), told.pop("done")
@@ -103,20 +103,30 @@ class BrowserPage(gymnasium.Env[dict[str, Any], np.int64]):
             self._browser.close()
             self._browser = None
 
-    def _act(self, action: int) -> float:
-        """Do it; gives its cost, known before anything was sent."""
-        if action == WAIT:
-            return 0.0
-        index, field = action - 1, None
+    def risk(self, action: Any) -> float:
+        """What info["cost"] would be if `action` were done now, in 0 or 1; nothing is done."""
+        aim, _ = self._aimed(int(action))
+        return 0.0 if aim is None else float(aim.destructive)
+
+    def _aimed(self, action: int) -> tuple[Aim | None, str | None]:
+        """Where the click of an action lands, and the text to type there; None does nothing."""
+        if action == WAIT or not self._mask[action]:
+            return None, None
+        index, text = action - 1, None
         if index >= self.elements:
             index, field = divmod(index - self.elements, FIELDS)
-        browser = self._started()
-        aim = browser.aim(index, self.task, self.fields)
+            text = list(self.fields.values())[field]
+        return self._started().aim(index, self.task, self.fields), text
+
+    def _act(self, action: int) -> float:
+        """Do it; gives its cost, known before anything was sent."""
+        aim, text = self._aimed(action)
         if aim is None:
             return 0.0
+        browser = self._started()
         browser.click(aim)
-        if field is not None:
-            browser.type(list(self.fields.values())[field])
+        if text is not None:
+            browser.type(text)
         return float(aim.destructive)
 
     def _seen(self) -> tuple[dict[str, Any], dict[str, Any]]:
