@@ -58,6 +58,12 @@ def gumbel(*shape: int, generator: torch.Generator | None = None) -> Tensor:
     return -torch.log(-torch.log(torch.rand(shape, generator=generator).clamp(1e-20, 1 - 1e-7)))
 
 
+def bins() -> Tensor:
+    """Edges of the two-hot reward: symexp of -20..20, exactly symmetric."""
+    half = symexp(torch.linspace(-20, 0, BINS // 2 + 1))
+    return torch.cat([half, -half[:-1].flip(0)])
+
+
 def draw_code(p: Tensor, noise: Tensor | None) -> Tensor:
     """One-hot codes [..., VARIABLES * CLASSES], gradients straight through to the probabilities.
 
@@ -80,8 +86,12 @@ class _Net(nn.Module):
         self.decoder = perceptron(DETER + z, HIDDEN, HIDDEN, obs, norm=True)
         self.reward = perceptron(DETER + z, HEAD, BINS, norm=True)
         self.going = perceptron(DETER + z, HEAD, 1, norm=True)
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                std = 1.1368 / layer.in_features**0.5
+                nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)
+                nn.init.zeros_(layer.bias)
         nn.init.zeros_(self.reward[-1].weight)  # type: ignore[arg-type]
-        nn.init.zeros_(self.reward[-1].bias)  # type: ignore[arg-type]
 
     def advance(self, h: Tensor, z: Tensor, action: Tensor) -> Tensor:
         entered = self.enter(torch.cat([z, action], dim=-1))
@@ -100,7 +110,7 @@ class DreamerRSSM(Peer):
     readings = ("mode", "mean of 16 samples")
 
     def _build(self) -> nn.Module:
-        self._edges = symexp(torch.linspace(-20, 20, BINS))
+        self._edges = bins()
         return _Net(self.keys.size, self.action_spec.size)
 
     def _losses(self, rows: Rows, episodes: Sequence[Episode]) -> Iterator[Tensor]:
@@ -173,7 +183,8 @@ class DreamerRSSM(Peer):
             if not real:
                 latent = torch.cat([h, z], dim=-1)
                 states.append(symexp(net.decoder(latent)))
-                rewards_.append(F.softmax(net.reward(latent), -1) @ self._edges)
+                told = F.softmax(net.reward(latent).double(), -1) @ self._edges.double()
+                rewards_.append(told.float())
         rows, received = torch.stack(states, 1), torch.stack(rewards_, 1)
         if draw is None:
             return rows, received
