@@ -22,11 +22,13 @@ import numpy as np
 import torch
 
 from bb_wm.config import WorldModelConfig
+from bb_wm.data import EpisodeStore
 from bb_wm.decide.control import PlanningPolicy, Played, play
 from bb_wm.decide.planners import CEM, MPPI, Planner, RandomShooting
 from bb_wm.imagine.risk import CVaR
 from bb_wm.imagine.utility import Limit, Utility
 from bb_wm.learn import ProgressDisplay, Run, Trainer, TrainSettings, WorldSource
+from bb_wm.learn.critic import Critic
 from bb_wm.learn.run import is_run
 from bb_wm.rssm import WorldModel
 from bb_wm.testing.classic_control import CartPoleOracle, PendulumOracle
@@ -115,7 +117,10 @@ COLLECTING: dict[str, Planner] = {
     "CartPole-v1": MPPI(horizon=15, candidates=32, rounds=1, samples=0),
     "Pendulum-v1": CEM(horizon=15, candidates=64, elites=8, rounds=2, colour=1.0, samples=0),
 }
-ORACLE = {"CartPole-v1": PLANNERS["CartPole-v1"]["MPPI"], "Pendulum-v1": PLANNERS["Pendulum-v1"]["CEM"]}
+ORACLE = {
+    "CartPole-v1": PLANNERS["CartPole-v1"]["MPPI"],
+    "Pendulum-v1": PLANNERS["Pendulum-v1"]["CEM"],
+}
 # Through a learned model a plan may be too long: errors of its far rows are what it optimises.
 PLAYING: dict[str, Planner] = {
     "CartPole-v1": MPPI(horizon=15, candidates=64, rounds=2, samples=0),
@@ -129,7 +134,7 @@ def learned(world: str, folder: Path, episodes: int, seeds: list[int]) -> list[d
     rows: list[dict[str, Any]] = []
     for seed in seeds:
         began = time.process_time()
-        model = learn(world, folder / f"{world}-s{seed}", seed)
+        model, critic = learn(world, folder / f"{world}-s{seed}", seed)
         minutes = (time.process_time() - began) / 60  # of one processor
         oracle = oracles[world]
         arms = {"learned": (model, model.encode), "known equations": (oracle, oracle.encode)}
@@ -139,7 +144,7 @@ def learned(world: str, folder: Path, episodes: int, seeds: list[int]) -> list[d
                 dynamics,
                 encode,
                 PLAYING[world] if name == "learned" else ORACLE[world],
-                Utility(),
+                Utility(terminal=critic) if name == "learned" else Utility(),
                 seed=1000 + seed,
             )
             row = _row(world, f"{name}, seed {seed}", [played]) | {"bar": BARS[world]}
@@ -149,8 +154,9 @@ def learned(world: str, folder: Path, episodes: int, seeds: list[int]) -> list[d
     return rows
 
 
-def learn(world: str, folder: Path, seed: int) -> WorldModel:
-    """The default model learnt as LEARNED says; a run folder there is gone on with."""
+def learn(world: str, folder: Path, seed: int) -> tuple[WorldModel, Critic]:
+    """The default model learnt as LEARNED says, and a critic of the rows it learnt from; a run
+    folder there is gone on with."""
     env = gymnasium.make(world)
     spec = ActionSpec.of(env.action_space)
     model = WorldModel(env.observation_space, env.action_space, WorldModelConfig(seed=seed))
@@ -172,7 +178,9 @@ def learn(world: str, folder: Path, seed: int) -> WorldModel:
     source = WorldSource(env, seed=seed, policy=policy)
     trainer = Trainer(run, model, source, settings, callbacks=[ProgressDisplay()])
     trainer.train()
-    return model
+    with EpisodeStore(run.episodes, mode="r") as store:
+        episodes = list(store)
+    return model, Critic.fit(model, episodes)
 
 
 def speed() -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from bb_wm.data import collect
 from bb_wm.diagnose import evaluate, evaluate_predictors
 from bb_wm.types import ActionSpec, Episode, ObsSpec
 from bb_wm.worlds.catalogue import make_world
+from benchmarks import trust
 from benchmarks.delta_mlp import DeltaMLP
 from benchmarks.results import Job, say
 from benchmarks.training import DELTA_MLP, PRESETS, Progress, Settings, train
@@ -41,6 +42,7 @@ def measure(job: Job, settings: Settings) -> Mapping[str, Any]:
         )
         say(f"  {job.label}: {evaluation.verdict()}")
         result["evaluation"] = evaluation.to_json()
+        result["trust"] = trust.judge(model, held, settings.context, job.seed)
     return {**result, "collect_seconds": collected, "episodes": len(training)}
 
 

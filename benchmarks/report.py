@@ -10,7 +10,7 @@ from typing import Any
 from bb_wm import durable
 from bb_wm.diagnose.evaluation import Evaluation, PathScores, number
 from bb_wm.diagnose.tables import Table
-from benchmarks import exact_worlds, real_worlds
+from benchmarks import exact_worlds, real_worlds, trust
 from benchmarks.results import Results, say
 from benchmarks.training import DELTA_MLP, PRESETS
 
@@ -90,6 +90,8 @@ def _real(found: Found) -> list[str]:
     )
     sections.append(Table(f"At the headline horizon (k={k})", header, tuple(summary)).markdown())
     sections.append(_shortcut(found, worlds).markdown())
+    if judged := [r for r in found if "trust" in r and r["preset"] == "default"]:
+        sections.append(trust.table(judged).markdown())
     for world in worlds:
         mine = _of(found, world=world)
         sections += [f"### {world}", _world_table(mine).markdown(), _world_note(mine)]

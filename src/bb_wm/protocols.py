@@ -53,7 +53,7 @@ class Observer(Dynamics, Protocol):
     """A simulator whose answers can be imagined and read.
 
     It may also offer `posterior_statistics(latent, obs)` [*batch, F], numbers that say what reading
-    obs makes of the belief; EVSI then needs one pass where it would otherwise sample `condition`; and
+    obs makes of the belief, so that EVSI needs one pass where it would sample `condition`; and
     `next_log_likelihood(latent, action, obs)` [*batch], log p(obs' | latent, action) of the next
     row, where it predicts that better than by `log_likelihood` in a latent that `step` drew.
     """

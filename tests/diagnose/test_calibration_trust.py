@@ -57,7 +57,7 @@ def scattered(count: int, seed: int, *, honest: bool) -> Cases:
 def test_the_promise_holds_on_cases_never_seen(seed: int) -> None:
     trust = fitted(scattered(600, seed, honest=True))
     fresh = scattered(5000, 100 + seed, honest=True)
-    rows = trust._rows(trust.foretell(fresh.gap) * trust.caution)
+    rows = trust.rows_of(fresh.gap)
     some = rows > 0
     wrong = fresh.error[some, rows[some] - 1] > trust.bound
     assert wrong.mean() <= 0.1
@@ -77,7 +77,7 @@ def test_a_gap_that_foretells_nothing_is_trusted_less() -> None:
 def test_too_few_cases_promise_nothing() -> None:
     few = fitted(scattered(20, 0, honest=True))
     assert math.isinf(few.caution)
-    assert few._rows(few.foretell(np.zeros((1, REACH))) * few.caution).tolist() == [0]
+    assert few.rows_of(np.zeros((1, REACH))).tolist() == [0]
 
 
 def test_the_longer_the_plan_the_larger_the_gap_and_the_fewer_rows(model: WorldModel) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 
+from bb_wm.data.padding import pad
 from bb_wm.errors import DataError
 from bb_wm.imagine.hazard import hazard_within, risk_to_go
 from bb_wm.imagine.rollout import rollout
@@ -204,35 +205,6 @@ def filtered(model: Foreseer, episodes: Sequence[Episode]) -> Iterator[tuple[lis
         with torch.no_grad():
             yield numbers, model.filter(pad([episodes[n] for n in numbers], device))
         start = end
-
-
-def pad(episodes: Sequence[Episode], device: torch.device) -> Batch:
-    """Episodes side by side, [B, T]; padding repeats the last row and is not valid."""
-    longest = max(len(episode) for episode in episodes)
-
-    def column(get: Any, dtype: Any = None) -> Tensor:
-        rows = []
-        for episode in episodes:
-            values = np.asarray(get(episode), dtype)
-            index = np.minimum(np.arange(longest), len(episode) - 1)
-            rows.append(values[index])
-        return torch.from_numpy(np.stack(rows)).to(device)
-
-    count = len(episodes)
-    first = torch.zeros(count, longest, dtype=torch.bool, device=device)
-    first[:, 0] = True
-    lengths = torch.tensor([len(episode) for episode in episodes], device=device)
-    place = torch.arange(longest, device=device)
-    ended = torch.tensor([bool(episode.terminated) for episode in episodes], device=device)
-    return Batch(
-        obs={key: column(lambda e, k=key: e.obs[k]) for key in episodes[0].obs},
-        action=column(lambda e: e.action, np.float32),
-        reward=column(lambda e: e.reward, np.float32),
-        safety=column(lambda e: e.safety, np.float32),
-        terminated=(place == lengths[:, None] - 1) & ended[:, None],
-        is_first=first,
-        valid=place < lengths[:, None],
-    )
 
 
 def _numpy(value: Tensor) -> Array:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from bb_wm.data.door import as_obs
-from bb_wm.diagnose.calibration.foresight import pad
+from bb_wm.data.padding import pad
 from bb_wm.diagnose.calibration.tail import Tail
 from bb_wm.errors import CheckpointError, ConfigError, DataError, InputTypeError
 from bb_wm.protocols import draw_noise

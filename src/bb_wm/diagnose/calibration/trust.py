@@ -19,8 +19,8 @@ import numpy as np
 import torch
 
 from bb_wm import durable
+from bb_wm.data.padding import pad
 from bb_wm.diagnose.calibration.binomial import at_least
-from bb_wm.diagnose.calibration.foresight import pad
 from bb_wm.diagnose.calibration.risk import model_digest
 from bb_wm.errors import BatchError, CheckpointError, ConfigError, DataError
 
@@ -131,7 +131,7 @@ class TrustedHorizon:
 
     def _kept(self, cases: Cases) -> Self:
         """The least caution that keeps the promise on `cases`, as does every larger one."""
-        foretold = self.foretell(cases.gap[:, : self.reach])
+        foretold = self.foretell(cases.gap)
         least = math.log(self.doubt) / math.log1p(-self.miss)
         found = math.inf
         for caution in _CAUTIONS:
@@ -150,9 +150,15 @@ class TrustedHorizon:
     # --- using ----------------------------------------------------------------------------------
 
     def foretell(self, gap: Array) -> Array:
-        """The error [*batch, K] that the largest gaps so far [*batch, K] stand for."""
-        rows = gap.shape[-1]
+        """The error [*batch, K] that the largest gaps so far [*batch, K] stand for; no more rows
+        than `reach`."""
+        rows = min(gap.shape[-1], self.reach)
+        gap = gap[..., :rows]
         return np.maximum.accumulate(self.ratio[:rows] * (gap + self.floor[:rows]), axis=-1)
+
+    def rows_of(self, gap: Array) -> Array:
+        """Trusted rows [*batch] of plans whose paths part by gap [*batch, K]."""
+        return self._rows(self.foretell(gap) * self.caution)
 
     def _rows(self, errors: Array) -> Array:
         return np.asarray((errors <= self.bound).astype(np.int64).cumprod(-1).sum(-1))
@@ -167,8 +173,7 @@ class TrustedHorizon:
         if not 1 <= rows <= self.reach:
             raise BatchError("actions", expected=f"1..{self.reach} rows", actual=rows)
         gap = gaps(model, latent, actions).cpu().numpy().astype(np.float64)
-        errors = np.where(np.isfinite(gap), self.foretell(gap) * self.caution, np.inf)
-        return torch.from_numpy(self._rows(errors))
+        return torch.from_numpy(self.rows_of(np.where(np.isfinite(gap), gap, np.inf)))
 
     # --- keeping --------------------------------------------------------------------------------
 
