@@ -15,6 +15,11 @@ Found = list[dict[str, Any]]
 OURS = "ours"
 STEPS = (1, 5, 10)
 RIVALS = {"ensemble": "delta-MLP ensemble", "rssm": "DreamerV3-loss RSSM", "gru": "GRU"}
+_OPEN = (
+    "Bars: geometric mean at most 1.25 of the ensemble and 0.5 of the RSSM; in no world above 1.5 "
+    "of the best peer."
+)
+_HIDDEN = "Bars: geometric mean at most 1.05 of the GRU and 0.8 of the RSSM."
 _ORDER = (OURS, "persistence", "ridge", "ensemble", "gru", "rssm")
 
 
@@ -24,12 +29,12 @@ def page(found: Found, rules: Mapping[str, Any]) -> str:
     open_worlds = [r for r in judged if "@" not in r["world"]]
     hidden = [r for r in judged if "@" in r["world"]]
     parts = ["# Prediction against the peers", _how(found, rules)]
-    for title, group in (
-        ("All is seen", open_worlds),
-        ("Velocities hidden, noise of 5 % of each deviation on every row", hidden),
+    for title, group, bars in (
+        ("All is seen", open_worlds, _OPEN),
+        ("Columns hidden, noise of 5 % of each deviation on every row", hidden, _HIDDEN),
     ):
         if group:
-            parts += [f"## {title}", *_section(group)]
+            parts += [f"## {title}", *_section(group, bars)]
     parts += _kalman([r for r in found if "kalman" in r])
     return "\n\n".join(parts) + "\n"
 
@@ -55,13 +60,14 @@ def _rates(found: Found) -> str:
     return "; ".join(", ".join(f"{x:g}" for x in group) for group in sorted(rates)) or "(none yet)"
 
 
-def _section(found: Found) -> Iterable[str]:
+def _section(found: Found, bars: str) -> Iterable[str]:
     yield _errors(found).markdown()
     notes = {r["world"]: _evaluation(r).note for r in found if _evaluation(r).note}
     if notes:
         yield " ".join(f"{world}: {note}." for world, note in notes.items())
     if any(r["preset"] == OURS for r in found):
         yield _ratios(found).markdown()
+        yield bars
     if any(r.get("calibration") for r in found):
         yield _calibration(found).markdown()
 

@@ -89,7 +89,7 @@ def test_members_of_the_ensemble_are_independent_and_their_variance_bounded():
     torch.manual_seed(0)
     net = _Members(3, 2)
     x = torch.randn(MEMBERS, 7, 3)
-    mean, log_variance = net(1e3 * x)
+    mean, log_variance = (law.detach() for law in net(1e3 * x))
     assert float(log_variance.max()) <= 0.5 + 1e-3
     assert float(log_variance.min()) >= -10.0 - 1e-3
     other = x.clone()
@@ -131,7 +131,7 @@ def test_divergence_is_torchs_own_of_mixed_categoricals():
     torch.manual_seed(0)
     logits = 5 * torch.randn(2, 4, VARIABLES * CLASSES)
     p, q = probabilities(logits[0]), probabilities(logits[1])
-    assert float(p.min()) >= UNIMIX / CLASSES
+    assert float(p.min()) >= UNIMIX / CLASSES * (1 - 1e-6)
     torch.testing.assert_close(p.sum(-1), torch.ones(4, VARIABLES))
     laws = [torch.distributions.Categorical(probs=x) for x in (p, q)]
     torch.testing.assert_close(divergence(p, q), torch.distributions.kl_divergence(*laws).sum(-1))
