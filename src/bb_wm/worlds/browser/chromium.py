@@ -5,9 +5,10 @@ Nothing leaves the machine: the pages are files, and no name of a host is ever r
 
 from __future__ import annotations
 
-import importlib
+import contextlib
 import importlib.resources
 import os
+import signal
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ WIDTH: Final = 160  # of the task's part of the page, in CSS pixels
 HEIGHT: Final = 210
 _ASIDE: Final = (450, 280)  # where the pointer rests and touches nothing
 _START_MS: Final = 300_000  # a browser on a busy machine; the driver's own limit is a minute
+_QUIT_S: Final = 5.0
 _FLAGS: Final = (
     "headless=new",
     "disable-gpu",
@@ -184,8 +186,19 @@ def _said(error: Exception) -> str:
 
 
 def _quit(driver: Any) -> None:
-    """End browser and driver, whatever state they are in."""
+    """End browser and driver; what does not listen is killed."""
     try:
-        driver.quit()
-    except Exception:  # it may be gone already; its driver's process is ended all the same
-        driver.service.stop()
+        driver.command_executor.client_config.timeout = _QUIT_S
+        driver.execute("quit")
+    except Exception:  # it hangs, or is gone; the browser must not outlive it
+        _kill(driver.capabilities.get("goog:processID"))
+    process, driver.service.process = driver.service.process, None  # selenium would wait for it
+    if process is not None:
+        process.kill()
+        process.wait()
+
+
+def _kill(browser: object) -> None:
+    if isinstance(browser, int) and browser > 1:
+        with contextlib.suppress(OSError):  # gone already
+            os.kill(browser, signal.SIGKILL)
