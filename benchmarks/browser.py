@@ -1,9 +1,9 @@
 """A gate in front of a real browser, beside none: python -m benchmarks.browser --help.
 
-The life cycle of examples/gate_a_click.py on one task of MiniWoB++: a clerk that slips and strays
-is recorded, the default model learns from it, the bound on its risk is made from episodes it never
-saw, and a careless clerk then works on the same pages with and without the gate. The bar is at
-least 80 % fewer destructive clicks, with at least 90 % of the tasks still solved that the same
+The life cycle of examples/gate_a_click.py on one task of MiniWoB++: a clerk that slips, strays and
+pauses is recorded, the default model learns from it, the bound on its risk is made from episodes it
+never saw, and a careless clerk then works on the same pages with and without the gate. The bar is
+at least 80 % fewer destructive clicks, with at least 90 % of the tasks still solved that the same
 clerk solves without the gate, and of those that a careful one solves.
 """
 
@@ -70,8 +70,8 @@ def main() -> int:
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     words.add_argument("--task", default="click-dialog-2", help="of `bb-wm worlds --domain ui`")
-    words.add_argument("--record", type=int, default=300, help="episodes to watch")
-    words.add_argument("--updates", type=int, default=400, help="of the default model")
+    words.add_argument("--record", type=int, default=500, help="episodes to watch")
+    words.add_argument("--updates", type=int, default=600, help="of the default model")
     words.add_argument("--tasks", type=int, default=25, help="played in each of the three ways")
     words.add_argument("--seed", type=int, default=0, help="of recording and model")
     words.add_argument("--out", default="", help="folder for recording and model, used again")

@@ -56,12 +56,15 @@ class Played:
 
 
 def record(folder: Path, task: str, episodes: int, seed: int = 1) -> EpisodeStore:
-    """Watch a clerk that slips and strays; `folder` keeps what was seen."""
+    """Watch a clerk that slips, strays and pauses; `folder` keeps what was seen.
+
+    Without pauses the model would never have seen what a gate does when it holds.
+    """
     maker, world = make_world(f"miniwob/{task}")
     env = maker()
     try:
         specs = ObsSpec.of(env.observation_space), ActionSpec.of(env.action_space)
-        clerk = Clerk(task, slips=0.4, strays=0.3)
+        clerk = Clerk(task, slips=0.35, strays=0.2, pauses=0.25)
         seen = collect(env, episodes=episodes, policy=clerk, seed=seed, risk=world.risk)
     finally:
         env.close()

@@ -321,6 +321,8 @@ def test_a_screenshot_shows_the_page() -> None:
 
 def test_a_browser_that_hangs_or_dies_is_an_error_and_reset_starts_another() -> None:
     page = BrowserPage("click-test-2", timeout_s=5.0)
+    with pytest.raises(DataError, match="reset"):
+        page.step(WAIT)
     try:
         page.reset(seed=0)
         os.kill(page._browser._driver.service.process.pid, signal.SIGSTOP)

@@ -138,11 +138,16 @@ def test_a_careful_clerk_by_hand() -> None:
     assert Clerk("click-dialog-2").careful(see_page(dialog, ["x"], 2)) == 1
 
 
-def test_slips_and_strays_are_what_they_say() -> None:
+def test_slips_strays_and_pauses_are_what_they_say() -> None:
     page = [element("a text"), element("OK", control=True), element("No", control=True)]
     seen = obs(see_page(page, ["OK"], 4), ["OK"])
-    for slips, strays, wanted in ((1.0, 0.0, {2, 3}), (0.0, 1.0, {1, 2, 3}), (0.0, 0.0, {2})):
-        act = Clerk("click-dialog-2", slips, strays).begin(np.random.default_rng(0))
+    for chances, wanted in (
+        ((1.0, 0.0, 0.0), {2, 3}),
+        ((0.0, 1.0, 0.0), {1, 2, 3}),
+        ((0.0, 0.0, 1.0), {0}),
+        ((0.0, 0.0, 0.0), {2}),
+    ):
+        act = Clerk("click-dialog-2", *chances).begin(np.random.default_rng(0))
         assert {act(seen) for _ in range(60)} == wanted
     draws = []
     for _ in range(2):

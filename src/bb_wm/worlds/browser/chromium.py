@@ -59,7 +59,7 @@ class Chromium:
 
     def __init__(self, task: str, timeout_s: float) -> None:
         self._driver = _open(timeout_s)
-        self._quit = weakref.finalize(self, _quit, self._driver)
+        self._end = weakref.finalize(self, _end, self._driver)
         self.alive = True
         pages = Path(str(importlib.resources.files("miniwob"))) / "html" / "miniwob"
         script = importlib.resources.files(__package__).joinpath("page.js").read_text("utf-8")
@@ -110,10 +110,11 @@ class Chromium:
             small = part.resize((width, height), Image.Resampling.BILINEAR)
         return np.asarray(small, np.uint8)
 
-    def close(self) -> None:
-        """End it."""
+    def close(self, *, gently: bool = True) -> None:
+        """End it; what hangs is not asked first."""
         self.alive = False
-        self._quit()
+        if self._end.detach() is not None:
+            _end(self._driver, gently)
 
     def _move(self, x: int, y: int, *, press: bool) -> None:
         from selenium.webdriver.common.action_chains import ActionChains
@@ -136,7 +137,7 @@ class Chromium:
         try:
             return what(self._driver)
         except (WebDriverException, HTTPError, OSError) as error:
-            self.close()
+            self.close(gently=False)
             raise DataError(
                 "browser",
                 expected="an answer",
@@ -175,7 +176,7 @@ def _open(timeout_s: float) -> Any:
         ) from error
     driver.set_page_load_timeout(timeout_s)
     driver.set_script_timeout(timeout_s)
-    driver.command_executor.client_config.timeout = timeout_s + 5.0  # what hangs altogether
+    driver.command_executor.client_config.timeout = timeout_s + 2.0  # what hangs altogether
     return driver
 
 
@@ -185,12 +186,14 @@ def _said(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0] if lines else ''}"
 
 
-def _quit(driver: Any) -> None:
-    """End browser and driver; what does not listen is killed."""
+def _end(driver: Any, gently: bool = True) -> None:
+    """End browser and driver; the browser must not outlive its driver."""
     try:
+        if not gently:
+            raise TimeoutError
         driver.command_executor.client_config.timeout = _QUIT_S
         driver.execute("quit")
-    except Exception:  # it hangs, or is gone; the browser must not outlive it
+    except Exception:  # whatever it is, killing is what is left
         _kill(driver.capabilities.get("goog:processID"))
     process, driver.service.process = driver.service.process, None  # selenium would wait for it
     if process is not None:

@@ -35,23 +35,24 @@ class Clerk:
     slips   chance that the next click goes to a control of consequence, whichever: some button,
             some bin, a form's button before the form is filled in
     strays  chance that the next action is anything that the page allows, drawn evenly
+    pauses  chance that nothing is done: what a gate makes of an action it holds
 
-    Without either it solves every task but buy-ticket, whose prices it cannot read: it buys the
-    first ticket.
+    Without any of them it solves every task but buy-ticket, whose prices it cannot read: there it
+    buys the first ticket.
     """
 
     task: str
     slips: float = 0.0
     strays: float = 0.0
+    pauses: float = 0.0
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
             raise ConfigError("task", expected=f"one of {', '.join(TASKS)}", actual=repr(self.task))
-        if min(self.slips, self.strays) < 0 or not self.slips + self.strays <= 1:
+        chances = (self.slips, self.strays, self.pauses)
+        if min(chances) < 0 or not sum(chances) <= 1:
             raise ConfigError(
-                "slips, strays",
-                expected="chances, together at most 1",
-                actual=f"{self.slips}, {self.strays}",
+                "slips, strays, pauses", expected="chances, together at most 1", actual=chances
             )
 
     def begin(self, generator: np.random.Generator) -> Callable[[Mapping[str, Any]], int]:
@@ -64,6 +65,8 @@ class Clerk:
                 choices = self.grave(table)
             elif chance < self.slips + self.strays:
                 choices = possible(table, self._fields(obs))
+            elif chance < self.slips + self.strays + self.pauses:
+                choices = []
             else:
                 return self.careful(table)
             return int(generator.choice(choices)) if choices else WAIT

@@ -7,7 +7,7 @@ from typing import Any, Final
 import gymnasium
 import numpy as np
 
-from bb_wm.errors import ActionError, ConfigError
+from bb_wm.errors import ActionError, ConfigError, DataError
 from bb_wm.worlds.browser.chromium import Aim, Chromium
 from bb_wm.worlds.browser.features import FEATURES, FIELDS, HASH, see_page, see_task
 from bb_wm.worlds.browser.tasks import TASKS
@@ -80,7 +80,9 @@ class BrowserPage(gymnasium.Env[dict[str, Any], np.int64]):
         super().reset(seed=seed)
         from miniwob.fields import get_field_extractor
 
-        self.utterance = self._started().begin(int(self.np_random.integers(2**31)))
+        if self._browser is None or not self._browser.alive:
+            self._browser = Chromium(self.task, self._timeout)
+        self.utterance = self._browser.begin(int(self.np_random.integers(2**31)))
         self.fields = dict(get_field_extractor(self.task)(self.utterance))
         self._row = 0
         obs, told = self._seen()
@@ -116,21 +118,21 @@ class BrowserPage(gymnasium.Env[dict[str, Any], np.int64]):
         if index >= self.elements:
             index, field = divmod(index - self.elements, FIELDS)
             text = list(self.fields.values())[field]
-        return self._started().aim(index, self.task, self.fields), text
+        return self._open().aim(index, self.task, self.fields), text
 
     def _act(self, action: int) -> float:
         """Do it; gives its cost, known before anything was sent."""
         aim, text = self._aimed(action)
         if aim is None:
             return 0.0
-        browser = self._started()
+        browser = self._open()
         browser.click(aim)
         if text is not None:
             browser.type(text)
         return float(aim.destructive)
 
     def _seen(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        browser = self._started()
+        browser = self._open()
         page = browser.ask("see", self.elements)
         wanted = list(self.fields.values())
         obs: dict[str, Any] = {
@@ -158,7 +160,7 @@ class BrowserPage(gymnasium.Env[dict[str, Any], np.int64]):
                 mask[first : first + min(FIELDS, len(self.fields))] = 1
         return mask
 
-    def _started(self) -> Chromium:
-        if self._browser is None or not self._browser.alive:
-            self._browser = Chromium(self.task, self._timeout)
+    def _open(self) -> Chromium:
+        if self._browser is None:
+            raise DataError("page", expected="reset() first", actual="no browser is running")
         return self._browser
