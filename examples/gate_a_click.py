@@ -155,7 +155,8 @@ def live(
         model = train(store, updates, seed)
         model.save(kept)
     bound = calibrate(model, held, horizons=(1,))
-    print("\n".join(bound.findings))
+    for line in bound.findings:
+        print(line)
     env = make_world(f"miniwob/{task}")[0]()
     careless = Clerk(task, slips=SLIPS)
     try:
