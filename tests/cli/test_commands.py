@@ -35,6 +35,8 @@ def test_train_ends_with_the_held_out_table_and_the_page(trained):
     page = place / re.search(r"^Page: (.+)$", out, re.MULTILINE)[1]
     assert page == place / "runs/LineWorld/page.html"
     assert "<svg" in page.read_text()
+    assert re.search(r"^Trust: .*rows? ahead", out, re.MULTILINE)
+    assert (page.parent / "trust.json").is_file()
     assert "alignment probe" in err
     assert "Traceback" not in err
 

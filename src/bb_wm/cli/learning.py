@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from bb_wm.cli import runs
 from bb_wm.cli.shell import near
+from bb_wm.errors import DataError
 from bb_wm.learn.run import Run
 
 if TYPE_CHECKING:
@@ -75,12 +76,32 @@ def judge(run: Run, model: WorldModel, *, windows: int = 300) -> int:
     report = examine(run, model, heldout, windows=windows)
     page = publish(run, model, report, heldout)
     print(report.evaluation.table())
-    print(f"\nPage: {page}")
+    print(f"\nTrust: {_trust(run, model, heldout)}")
+    print(f"Page: {page}")
     print(f"Run:  {near(run.folder)}")
     print(f"Next: bb-wm rollout {near(run.folder)}")
     for smell in report.found:
         print(f"Smell: {smell.sentence()}", file=sys.stderr)
     return 0
+
+
+def _trust(run: Run, model: WorldModel, heldout: Sequence[Episode]) -> str:
+    """Fit and keep how far this model may be imagined; a line about it."""
+    from bb_wm.diagnose.calibration.trust import TrustedHorizon, cases_of
+
+    try:
+        trust = TrustedHorizon.fit(model, heldout)
+    except DataError as error:
+        return f"not fitted: {error}"
+    trust.save(run.trust)
+    size = f"{trust.bound:g} standard deviations"
+    rows = trust.rows_of(cases_of(model, heldout, trust.reach, count=500).gap)
+    if not rows.any():
+        return f"no row ahead can be promised to stay within {size} of what comes"
+    return (
+        f"{rows.mean():.1f} of {trust.reach} rows ahead on average stay within {size} "
+        f"({near(run.trust)})"
+    )
 
 
 def _watchers() -> tuple[Callback, list[Callback]]:

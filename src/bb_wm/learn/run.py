@@ -8,7 +8,7 @@ runs/<name>/run.json           what was trained, on what, with which seed and ve
             metrics.jsonl      one line per look, the same in every run of this seed
             events.jsonl       what happened and when
             tensorboard/       curves
-            evaluation.json, page.html   written by an evaluation
+            evaluation.json, report.json, page.html, trust.json   written by an evaluation
 """
 
 from __future__ import annotations
@@ -156,6 +156,10 @@ class Run:
         return self.folder / "evaluation.json"
 
     @property
+    def trust(self) -> Path:
+        return self.folder / "trust.json"
+
+    @property
     def page(self) -> Path:
         return self.folder / "page.html"
 
@@ -252,6 +256,7 @@ A bb_wm training run, begun {run.created} (UTC).
 | `events.jsonl` | what happened and when: starts, interruptions, damage found |
 | `tensorboard/` | curves: `tensorboard --logdir .` |
 | `evaluation.json`, `page.html` | the last evaluation, as data and as a page |
+| `trust.json` | how far the model may be imagined: `TrustedHorizon.load` |
 
 Interrupted or killed, it goes on from its last checkpoint: `bb-wm resume` with this folder.
 """

@@ -85,7 +85,7 @@ class TrustedHorizon:
         model: WorldModel,
         episodes: Sequence[Episode],
         *,
-        bound: float = 0.5,
+        bound: float = 0.2,
         reach: int | None = None,
         miss: float = 0.1,
         doubt: float = 0.05,
