@@ -42,8 +42,8 @@ def judge(model: WorldModel, held: Sequence[Episode], context: int, seed: int) -
 
 
 def _rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
-    ranks = (values.argsort().argsort() for values in (one, other))
-    return float(np.corrcoef(*ranks)[0, 1])
+    first, second = (values.argsort().argsort() for values in (one, other))
+    return float(np.corrcoef(first, second)[0, 1])
 
 
 def table(results: Sequence[dict[str, Any]]) -> Table:
