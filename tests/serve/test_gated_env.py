@@ -21,7 +21,7 @@ from bb_wm.rssm import WorldModel
 from bb_wm.serve.gated_env import GatedEnv
 from bb_wm.serve.model_evidence import Judged, ModelEvidence, unbounded_trust
 from bb_wm.testing.point_hazard import PointHazardEnv, PointHazardLayout, PointHazardOracle
-from bb_wm.types import ActionSpec, ObsSpec
+from bb_wm.types import ActionSpec, Episode, ObsSpec
 from bb_wm.worlds.catalogue import make_world
 
 REST = np.zeros(2, np.float32)
@@ -653,3 +653,18 @@ def test_what_cannot_be_imagined_so_far_is_held(gated) -> None:
         ModelEvidence(model, REST[:1], bound=unbounded_trust, trust=fitted, horizon=7)
     with pytest.raises(ConfigError, match="trust"):
         maker(trust=fitted)
+
+
+def test_what_was_available_is_recorded_too(gated) -> None:
+    """A desk with no call left cannot ask: the mask of every row comes with the episode."""
+    maker_of, _ = make_world("ToolDesk")
+    recorded: list[Episode] = []
+    env, _ = gated(env=maker_of(), mode="record", record=recorded.append, gate=None, fallback=7)
+    env.reset(seed=0)
+    for action in (0, 0, 0, 0, 7):
+        env.step(action)
+    (episode,) = recorded
+    assert episode.action_mask is not None
+    assert episode.action_mask[0].all()
+    assert not episode.action_mask[4][:3].any()
+    assert episode.action_mask[4][3:].all()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from bb_wm.data.recorder import MASK_KEY
 from bb_wm.data.rows import EpisodeBuilder
 from bb_wm.decide.evidence import Fault
 from bb_wm.types import ActionSpec, Episode, ObsSpec
@@ -31,10 +32,10 @@ class EnvRecording:
             self._builder = EpisodeBuilder(obs_spec, action_spec)
         self._open = False
 
-    def start(self, obs: Any) -> None:
-        """Row 0 of a new episode."""
+    def start(self, obs: Any, info: Any) -> None:
+        """Row 0 of a new episode; what is available comes in info["action_mask"], if anywhere."""
         if self._builder is not None:
-            self._open = self._tried(lambda b: b.start(obs))
+            self._open = self._tried(lambda b: b.start(obs, action_mask=info.get(MASK_KEY)))
 
     def step(
         self, before: Any, action: Any, obs: Any, reward: Any, ended: bool, cut: bool, info: Any
@@ -49,6 +50,7 @@ class EnvRecording:
                 terminated=bool(ended),
                 truncated=bool(cut),
                 risk=float(self._risk(before, action, obs, float(reward), bool(ended), info)),
+                action_mask=info.get(MASK_KEY),
             )
 
         if self._open and not self._tried(keep):

@@ -151,7 +151,7 @@ class GatedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         obs, info = self.env.reset(seed=seed, options=options)
         self._obs = copy.deepcopy(obs)
         self._rows = [_Row(self._obs, None, self._now())]
-        self._episode.start(self._obs)
+        self._episode.start(self._obs, info)
         return obs, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
