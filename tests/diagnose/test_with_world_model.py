@@ -68,6 +68,7 @@ def test_horizons_stay_within_what_the_model_allows():
     config = WorldModelConfig(core=GRU(16), latent=Gaussian(4), horizon=5, max_horizon=8, **SMALL)
     result = evaluate(WorldModel(2, 2, config), linear_episodes(4, 40, 1), windows=30)
     assert result.horizons == (1, 5)
+    assert "horizon 10, 15 left out: it is beyond the model's max_horizon" in result.note
 
 
 def mixed_episodes(count: int, seed: int):

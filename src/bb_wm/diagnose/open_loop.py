@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -87,9 +87,12 @@ def evaluate(
     for mode in modes:
         if mode not in MODES:
             raise ConfigError("modes", expected=f"some of {MODES}", actual=mode)
-    plan = plan_windows(
-        [len(e) for e in episodes], context=context, horizons=_allowed(model, horizons)
-    )
+    allowed = _allowed(model, horizons)
+    plan = plan_windows([len(e) for e in episodes], context=context, horizons=allowed)
+    if beyond := [k for k in horizons if k not in allowed]:
+        dropped = ", ".join(map(str, beyond))
+        limit = f"horizon {dropped} left out: it is beyond the model's max_horizon"
+        plan = replace(plan, note="; ".join(filter(None, (plan.note, limit))))
     cut = _cut(episodes, plan, windows, seed)
     if baselines is None:
         baselines = default_baselines(model.obs_spec, training, plan.context)
