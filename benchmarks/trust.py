@@ -60,8 +60,8 @@ def table(results: Sequence[dict[str, Any]]) -> Table:
         rows.append((world, *cells))
     title = (
         "Trusted horizon: rank correlation of gap and error after ten rows; then for each bound "
-        "the mean rows trusted, and how often the error was larger within them (in brackets: within "
-        "ten rows, trusted or not). Promised: at most 0.1"
+        "the mean rows trusted, and how often the error was larger within them (in brackets: "
+        "within ten rows, trusted or not). Promised: at most 0.1"
     )
     return Table(title, ("world", "Spearman", *(f"bound {b}" for b in BOUNDS)), tuple(rows))
 
