@@ -154,9 +154,9 @@ def learned(world: str, folder: Path, episodes: int, seeds: list[int]) -> list[d
     return rows
 
 
-def learn(world: str, folder: Path, seed: int) -> tuple[WorldModel, Critic]:
-    """The default model learnt as LEARNED says, and a critic of the rows it learnt from; a run
-    folder there is gone on with."""
+def learn(world: str, folder: Path, seed: int) -> tuple[WorldModel, Critic | None]:
+    """The default model learnt as LEARNED says; a run folder there is gone on with. Where most rows
+    are the planner's own also a critic of them: one of random play would mislead a planner."""
     env = gymnasium.make(world)
     spec = ActionSpec.of(env.action_space)
     model = WorldModel(env.observation_space, env.action_space, WorldModelConfig(seed=seed))
@@ -178,9 +178,10 @@ def learn(world: str, folder: Path, seed: int) -> tuple[WorldModel, Critic]:
     source = WorldSource(env, seed=seed, policy=policy)
     trainer = Trainer(run, model, source, settings, callbacks=[ProgressDisplay()])
     trainer.train()
+    if settings.first_rows == settings.rows:
+        return model, None
     with EpisodeStore(run.episodes, mode="r") as store:
-        episodes = list(store)
-    return model, Critic.fit(model, episodes)
+        return model, Critic.fit(model, list(store))
 
 
 def speed() -> list[dict[str, Any]]:

@@ -26,9 +26,9 @@ _BATCH = 512  # rows per step
 class Critic:
     """v(s) [*batch]: discounted reward after the row of s, if one goes on as the episodes did.
 
-    For `Utility(terminal=critic)`. It speaks for the policy that recorded the episodes, a lower
-    bound on a better one's where that is what plans follow; larger is better, units of reward. It
-    reads the latents of one model and is fitted anew after that has learnt on.
+    For `Utility(terminal=critic)`; larger is better, units of reward. It speaks for the policy that
+    recorded the episodes: fit it on rows that a planner did, one of random play misleads a plan.
+    It reads the latents of one model and is fitted anew after that has learnt on.
     """
 
     def __init__(self, net: MLP, centre: float, scale: float, discount: float) -> None:
