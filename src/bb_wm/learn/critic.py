@@ -31,14 +31,17 @@ class Critic:
     It reads the latents of one model and is fitted anew after that has learnt on.
     """
 
-    def __init__(self, net: MLP, centre: float, scale: float, discount: float) -> None:
-        self._net, self._centre, self._scale = net, centre, scale
+    def __init__(self, net: MLP, scale: float, discount: float) -> None:
+        self._net, self._scale = net, scale
         self.discount = discount
 
     def __call__(self, latent: Latent) -> Tensor:
+        return self._value(torch.cat([latent.h, latent.z], dim=-1))
+
+    def _value(self, features: Tensor) -> Tensor:
         with torch.no_grad():
-            raw: Tensor = self._net(torch.cat([latent.h, latent.z], dim=-1)).squeeze(-1)
-        return raw * self._scale + self._centre
+            raw: Tensor = self._net(features).squeeze(-1)
+        return raw * self._scale
 
     @classmethod
     def fit(
@@ -79,7 +82,7 @@ class Critic:
             net = MLP(rows.shape[-1], 1, hidden=64, layers=2, zero=True).to(rows)
         # In units of what one discounted horizon of mean rewards comes to.
         span = max(float(reward.std()), abs(float(reward.mean())), 1e-6) / (1 - discount)
-        critic = cls(net, 0.0, span, discount)
+        critic = cls(net, span, discount)
         optimiser = torch.optim.AdamW(net.parameters(), lr=1e-3, weight_decay=1e-3)
         random = np.random.default_rng(seed)
         for _ in range(rounds):
@@ -99,9 +102,7 @@ class Critic:
 
     def _targets(self, batch: Batch, features: Tensor, mix: float) -> Tensor:
         """lambda-returns [B, T]: r' + discount * ((1 - mix) * v(s') + mix * target')."""
-        with torch.no_grad():
-            value = self._net(features).squeeze(-1) * self._scale + self._centre
-        value = torch.where(batch.terminated, 0.0, value)
+        value = torch.where(batch.terminated, 0.0, self._value(features))
         target = value.clone()
         for t in range(batch.shape[1] - 2, -1, -1):
             beyond = (1 - mix) * value[:, t + 1] + mix * target[:, t + 1]

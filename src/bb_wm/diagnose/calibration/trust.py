@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -143,9 +143,7 @@ class TrustedHorizon:
             if 1.0 - at_least(wrong + 1, int(some.sum()), self.miss) > self.doubt:
                 break
             found = float(caution)
-        return type(self)(
-            self.bound, self.miss, self.doubt, self.ratio, self.floor, found, self.model
-        )
+        return replace(self, caution=found)
 
     # --- using ----------------------------------------------------------------------------------
 
