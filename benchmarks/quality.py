@@ -18,6 +18,7 @@ horizon on rows collected beside the training rows is kept. Ours has one setting
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -31,9 +32,10 @@ from bb_wm import durable
 from bb_wm.config import WorldModelConfig
 from bb_wm.diagnose import evaluate, evaluate_predictors
 from bb_wm.diagnose.baselines import Persistence, Predictor, RidgeARX
-from bb_wm.diagnose.evaluation import Evaluation
-from bb_wm.diagnose.open_loop import MODES, _actions, _chunks, _context_batch
-from bb_wm.diagnose.scores import join_vectors, measure_variances
+from bb_wm.diagnose.calibration import Outlook
+from bb_wm.diagnose.evaluation import Evaluation, PathScores
+from bb_wm.diagnose.open_loop import MODES, context_batch, future_actions, passes
+from bb_wm.diagnose.scores import join_vectors, measure_variances, nrmse
 from bb_wm.diagnose.windows import Windows, cut_windows, plan_windows
 from bb_wm.rssm import WorldModel
 from bb_wm.types import Episode
@@ -166,13 +168,17 @@ def _measure_ours(job: Job, rules: Rules, data: Data) -> dict[str, Any]:
         model, data.held, baselines=[], modes=MODES, **_window_rules(rules), seed=job.seed
     )
     windows = _windows(evaluation, data.held, job.seed)
-    full, hidden = _sample_ours(model, windows, seed=job.seed)
+    outlook = Outlook.fit(model, data.validation, context=evaluation.context, seed=job.seed)
+    centre, samples = _foretell(model, windows, outlook, seed=job.seed)
+    raw = _foretell(model, windows, None, seed=job.seed)[1]
+    paths = (*evaluation.paths, _scored(centre, windows, data))
     return {
         **result,
         **cost,
-        "evaluation": evaluation.to_json(),
-        "calibration": _calibrate(full, windows, data, evaluation),
-        "calibration_of_latents": _calibrate(hidden, windows, data, evaluation),
+        "evaluation": replace(evaluation, paths=paths).to_json(),
+        "outlook": outlook.to_json(),
+        "calibration": _calibrate(samples, windows, data, evaluation),
+        "calibration_as_learnt": _calibrate(raw, windows, data, evaluation),
     }
 
 
@@ -251,26 +257,40 @@ def _windows(evaluation: Evaluation, episodes: list[Episode], seed: int) -> Wind
     )
 
 
-def _sample_ours(
-    model: WorldModel, windows: Windows, *, seed: int
+def _foretell(
+    model: WorldModel, windows: Windows, outlook: Outlook | None, *, seed: int
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Sampled observations [W, 16, K, ...]: o ~ p(o | h, z) of sampled latents, and their means."""
+    """Ours of every window: the outlook's centre [W, K, ...] and 16 samples [W, 16, K, ...];
+    without one the latent path and samples of it as the model was learnt."""
     generator = torch.Generator().manual_seed(seed)
-    count = quality_spread.SAMPLES
-    full: list[dict[str, np.ndarray]] = []
-    means: list[dict[str, np.ndarray]] = []
+    centres: list[dict[str, np.ndarray]] = []
+    samples: list[dict[str, np.ndarray]] = []
     with torch.no_grad():
-        for piece in _chunks(len(windows)):
+        for piece in passes(len(windows)):
             part = windows.take(piece)
-            start = model.filter(_context_batch(model, part))[:, -1].expand(count)
-            actions = _actions(part, start).unsqueeze(1).expand(-1, count, -1, -1)
-            imagined = model.rollout(start, actions, part.reach, mode="sample", generator=generator)
-            shape = (*imagined.latents.batch_shape, model.obs_noise_size)
-            noise = torch.randn(shape, generator=generator)
-            for kept, chance in ((full, noise), (means, None)):
-                seen = model.imagine_obs(imagined.latents, chance)
+            start = model.filter(context_batch(model, part))[:, -1]
+            actions = future_actions(part, start)
+            used = Outlook.plain(model, part.reach) if outlook is None else outlook
+            told = used.expect(model, start, actions)
+            drawn = used.sample(
+                model, start, actions, count=quality_spread.SAMPLES, generator=generator
+            )
+            for kept, seen in ((centres, told), (samples, drawn)):
                 kept.append({key: value.numpy() for key, value in seen.items()})
-    return _joined(full), _joined(means)
+    return _joined(centres), _joined(samples)
+
+
+def _scored(centre: Mapping[str, np.ndarray], windows: Windows, data: Data) -> PathScores:
+    """The outlook's centre as one more path of ours."""
+    c = windows.context
+    real = join_vectors(data.obs_spec, {k: v[:, c:] for k, v in windows.obs.items()})
+    told = join_vectors(data.obs_spec, centre)
+    nothing = (math.nan,) * windows.reach
+    if real is None or told is None:
+        return PathScores("outlook", True, nothing, nothing, nothing)
+    variances = measure_variances(data.obs_spec, data.held)
+    error = nrmse(told, real, windows.target_valid, variances)
+    return PathScores("outlook", True, tuple(map(float, error)), nothing, nothing)
 
 
 def _joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

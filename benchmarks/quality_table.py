@@ -168,7 +168,7 @@ def _calibration(found: Found) -> Table:
             runs = _of(found, world=world, preset=model)
             for key, label in (
                 ("calibration", ""),
-                ("calibration_of_latents", ", without observation noise"),
+                ("calibration_as_learnt", ", as learnt"),
             ):
                 spreads = [r[key] for r in runs if r.get(key)]
                 if spreads:

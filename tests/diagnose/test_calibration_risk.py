@@ -268,7 +268,7 @@ def test_saved_and_loaded_for_the_same_model_only(calibration, tmp_path):
     class Another(ChainModel):
         pass
 
-    with pytest.raises(CheckpointError, match="model must be the calibrated one"):
+    with pytest.raises(CheckpointError, match="model must be the one it was fitted for"):
         RiskCalibration.load(path, Another())
     raw = bytearray(path.read_bytes())
     for place in range(0, len(raw), max(1, len(raw) // 97)):

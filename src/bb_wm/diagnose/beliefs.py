@@ -11,7 +11,7 @@ import torch
 
 from bb_wm.diagnose.estimates import Estimate, flipped, mean, ratio, units_of
 from bb_wm.diagnose.horizon import Yardstick
-from bb_wm.diagnose.open_loop import OpenLoopModel, _context_batch, _numpy
+from bb_wm.diagnose.open_loop import OpenLoopModel, _numpy, context_batch
 from bb_wm.types import Latent
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def measure_beliefs(
     c, unit = windows.context, units_of(windows.episode, windows.start)
     real = {key: value[:, :c] for key, value in windows.obs.items()}
     with torch.no_grad():
-        batch = _context_batch(model, windows)
+        batch = context_batch(model, windows)
         latent = model.filter(batch)
         decoded = {key: _numpy(value) for key, value in model.imagine_obs(latent).items()}
         own = yardstick(decoded, real)

@@ -212,8 +212,8 @@ def check_imagined(
 
 def _now(model: OpenLoopModel, windows: Windows) -> np.ndarray:
     """V_s of the belief after each context, [W]."""
-    from bb_wm.diagnose.open_loop import _context_batch
+    from bb_wm.diagnose.open_loop import context_batch
 
     with torch.no_grad():
-        latent = model.filter(_context_batch(model, windows))[:, -1]
+        latent = model.filter(context_batch(model, windows))[:, -1]
         return _numpy(model.predict_safety(latent))  # type: ignore[attr-defined]

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from bb_wm.diagnose.estimates import UNKNOWN, Estimate
-from bb_wm.diagnose.open_loop import OpenLoopModel, _context_batch
+from bb_wm.diagnose.open_loop import OpenLoopModel, context_batch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,7 +61,7 @@ def measure_latency(
 ) -> Latency:
     """Time rollouts in turn, so that what else the machine does falls on all horizons alike."""
     with torch.no_grad():
-        start = model.filter(_context_batch(model, windows.take(slice(0, 1))))[0, -1]
+        start = model.filter(context_batch(model, windows.take(slice(0, 1))))[0, -1]
         cells = [(horizon, batch) for batch in batches for horizon in horizons]
         spent = np.zeros((rounds, len(cells), 2))
         for horizon, batch in cells:

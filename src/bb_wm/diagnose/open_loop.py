@@ -99,7 +99,7 @@ def evaluate(
     judge = _Judge(model.obs_spec, episodes, cut, plan)
     paths: list[PathScores] = []
     with torch.no_grad():
-        batches = [_context_batch(model, cut.take(piece)) for piece in _chunks(len(cut))]
+        batches = [context_batch(model, cut.take(piece)) for piece in passes(len(cut))]
         latents = [model.filter(batch) for batch in batches]
         for mode in modes:
             imagined = _imagine(model, latents, cut, mode, seed)
@@ -157,8 +157,8 @@ def imagine(
     """What the model imagines after each window's context; "sample" is the mean of 16 samples."""
     with torch.no_grad():
         latents = [
-            model.filter(_context_batch(model, windows.take(piece)))
-            for piece in _chunks(len(windows))
+            model.filter(context_batch(model, windows.take(piece)))
+            for piece in passes(len(windows))
         ]
         return _imagine(model, latents, windows, mode, seed)
 
@@ -169,8 +169,8 @@ def imagine_samples(
     """`count` sampled observations per window and key, [W, count, K, ...]."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        latent = model.filter(_context_batch(model, windows))[:, -1].expand(count)
-        actions = _actions(windows, latent).unsqueeze(1)
+        latent = model.filter(context_batch(model, windows))[:, -1].expand(count)
+        actions = future_actions(windows, latent).unsqueeze(1)
         actions = actions.expand(-1, count, -1, -1)
         trajectory = model.rollout(
             latent, actions, windows.reach, mode="sample", generator=generator
@@ -281,7 +281,7 @@ def _cut(episodes: Sequence[Episode], plan: WindowPlan, windows: int | None, see
     return cut_windows(episodes, context=plan.context, reach=plan.reach, count=windows, seed=seed)
 
 
-def _context_batch(model: OpenLoopModel, windows: Windows) -> Batch:
+def context_batch(model: OpenLoopModel, windows: Windows) -> Batch:
     """The context rows as a batch of sequences; the past before them is forgotten."""
     c = windows.context
     first = np.zeros((len(windows), c), bool)
@@ -306,9 +306,9 @@ def _imagine(
 ) -> Imagined:
     generator = torch.Generator().manual_seed(seed)
     pieces: list[Imagined] = []
-    for latent, piece in zip(latents, _chunks(len(windows)), strict=True):
+    for latent, piece in zip(latents, passes(len(windows)), strict=True):
         part, start = windows.take(piece), latent[:, -1]
-        actions = _actions(part, start)
+        actions = future_actions(part, start)
         if mode == "sample":
             start = start.expand(SAMPLES)
             actions = actions.unsqueeze(1).expand(-1, SAMPLES, -1, -1)
@@ -399,12 +399,12 @@ def _divergence(model: OpenLoopModel, batches: list[Batch]) -> float:
     return float(np.concatenate(rows).mean())
 
 
-def _actions(windows: Windows, like: Latent) -> Tensor:
+def future_actions(windows: Windows, like: Latent) -> Tensor:
     actions = torch.from_numpy(np.ascontiguousarray(windows.future, np.float32))
     return actions.to(like.h.device)
 
 
-def _chunks(count: int) -> list[slice]:
+def passes(count: int) -> list[slice]:
     return [slice(i, min(i + _CHUNK, count)) for i in range(0, count, _CHUNK)]
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from bb_wm.diagnose.calibration.isotonic import Isotonic
     from bb_wm.diagnose.calibration.measures import calibration_error, recall_at
     from bb_wm.diagnose.calibration.ood import OODScore
+    from bb_wm.diagnose.calibration.outlook import Outlook
     from bb_wm.diagnose.calibration.risk import RiskCalibration, RiskForecast
     from bb_wm.diagnose.calibration.trust import TrustedHorizon
 
@@ -38,6 +39,7 @@ _HOMES = {
     "isotonic": ("Isotonic",),
     "measures": ("calibration_error", "recall_at"),
     "ood": ("OODScore",),
+    "outlook": ("Outlook",),
     "risk": ("RiskCalibration", "RiskForecast"),
     "trust": ("TrustedHorizon",),
 }
@@ -57,6 +59,7 @@ __all__ = [
     "Foresight",
     "Isotonic",
     "OODScore",
+    "Outlook",
     "RiskCalibration",
     "RiskForecast",
     "TrustedHorizon",

@@ -12,7 +12,8 @@ from bb_wm.diagnose.calibration.conformal import EVERYTHING, Claims, ConformalBo
 from bb_wm.diagnose.calibration.foresight import Foreseer, Foresight, foresee_episodes
 from bb_wm.diagnose.calibration.isotonic import Isotonic
 from bb_wm.diagnose.calibration.ood import OODScore
-from bb_wm.diagnose.calibration.risk import RiskCalibration, model_digest, watch
+from bb_wm.diagnose.calibration.risk import RiskCalibration, watch
+from bb_wm.diagnose.calibration.sealed import model_digest
 from bb_wm.errors import BatchError, ConfigError, DataError
 from bb_wm.rssm import WorldModel
 

@@ -15,15 +15,13 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import torch
 
-from bb_wm import durable
 from bb_wm.diagnose.calibration.conformal import EVERYTHING, Claims, ConformalBound
 from bb_wm.diagnose.calibration.drift import DriftMonitor
 from bb_wm.diagnose.calibration.foresight import foresee
 from bb_wm.diagnose.calibration.isotonic import Isotonic
 from bb_wm.diagnose.calibration.ood import OODScore
-from bb_wm.durable.tensors import digest_tensors
+from bb_wm.diagnose.calibration.sealed import check_model, read_sealed, write_sealed
 from bb_wm.errors import BatchError, CheckpointError, DataError, HorizonError
-from bb_wm.rssm import WorldModel
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -233,30 +231,14 @@ class RiskCalibration:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """One sealed JSON file, written atomically. Put it beside the model's folder, not in it."""
-        durable.write_file(path, durable.seal_json(self.to_json(), "calibration"))
+        write_sealed(path, self.to_json(), "calibration")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], model: Dynamics) -> Self:
         """A saved calibration, for the very model it was fitted for; CheckpointError otherwise."""
-        raw = durable.read_file(path, error=CheckpointError, max_bytes=durable.MAX_JSON_BYTES)
-        found = cls.from_json(durable.unseal_json(raw, error=CheckpointError, field="calibration"))
-        actual = model_digest(model)
-        if found.model != actual:
-            raise CheckpointError(
-                "model",
-                expected=f"the calibrated one, {found.model[:12]}",
-                actual=actual[:12],
-                hint="a calibration holds for one model: calibrate again after training on.",
-            )
+        found = cls.from_json(read_sealed(path, "calibration"))
+        check_model(found.model, model)
         return found
-
-
-def model_digest(model: Dynamics) -> str:
-    """SHA-256 of what a WorldModel imagines with; for anything else the name of its class."""
-    if not isinstance(model, WorldModel):
-        return f"{type(model).__module__}.{type(model).__qualname__}"
-    tensors = model.state_tensors()
-    return digest_tensors({k: v for k, v in tensors.items() if not k.startswith("generator/")})
 
 
 def watch(scores: Array) -> dict[str, Any] | None:

@@ -18,10 +18,14 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import torch
 
-from bb_wm import durable
 from bb_wm.data.padding import pad
 from bb_wm.diagnose.calibration.binomial import at_least
-from bb_wm.diagnose.calibration.risk import model_digest
+from bb_wm.diagnose.calibration.sealed import (
+    check_model,
+    model_digest,
+    read_sealed,
+    write_sealed,
+)
 from bb_wm.errors import BatchError, CheckpointError, ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -215,21 +219,13 @@ class TrustedHorizon:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """One sealed JSON file, written atomically. Put it beside the model's folder, not in it."""
-        durable.write_file(path, durable.seal_json(self.to_json(), "trusted horizon"))
+        write_sealed(path, self.to_json(), "trusted horizon")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], model: WorldModel) -> Self:
         """A saved one, for the very model it was fitted for; CheckpointError otherwise."""
-        raw = durable.read_file(path, error=CheckpointError, max_bytes=durable.MAX_JSON_BYTES)
-        told = durable.unseal_json(raw, error=CheckpointError, field="trusted horizon")
-        found = cls.from_json(told)
-        if found.model != model_digest(model):
-            raise CheckpointError(
-                "model",
-                expected=f"the one it was fitted for, {found.model[:12]}",
-                actual=model_digest(model)[:12],
-                hint="fit again after training on.",
-            )
+        found = cls.from_json(read_sealed(path, "trusted horizon"))
+        check_model(found.model, model)
         return found
 
 

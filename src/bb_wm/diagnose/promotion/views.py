@@ -20,7 +20,7 @@ import torch
 from bb_wm.decide.colour import coloured
 from bb_wm.decide.problem import Layout
 from bb_wm.decide.shooting import uniform_scores
-from bb_wm.diagnose.open_loop import _context_batch
+from bb_wm.diagnose.open_loop import context_batch
 from bb_wm.diagnose.windows import Windows, cut_windows, plan_windows
 from bb_wm.errors import ConfigError, DataError, HorizonError
 from bb_wm.imagine.rollout import rollout
@@ -199,7 +199,7 @@ def _check_pair(old: Candidate, new: Candidate, planner: Planner) -> None:
 
 def starting_beliefs(model: Candidate, windows: Windows) -> Latent:
     """The belief [S] at each window's last context row."""
-    return model.filter(_context_batch(model, windows))[:, -1]  # type: ignore[arg-type]
+    return model.filter(context_batch(model, windows))[:, -1]  # type: ignore[arg-type]
 
 
 def own_choices(

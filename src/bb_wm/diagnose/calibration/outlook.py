@@ -1,0 +1,295 @@
+"""What will be seen, and within which bounds: both paths of a model, fitted to what came.
+
+The shortcut is mostly the more exact path, sampled latents know how wide the future is, and neither
+is as wide as it is wrong. `Outlook` learns from held-out episodes, per step and dimension, where
+between the two paths the truth lies and how far apart samples must be for the truth to be one of
+them (recalibrated forecasts, Kuleshov et al. 2018; the blend is an ordinary regression).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import torch
+
+from bb_wm.diagnose.calibration.sealed import (
+    check_model,
+    model_digest,
+    read_sealed,
+    write_sealed,
+)
+from bb_wm.diagnose.open_loop import context_batch, future_actions, passes
+from bb_wm.diagnose.windows import cut_windows, plan_windows
+from bb_wm.errors import BatchError, CheckpointError, ConfigError, DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bb_wm.diagnose.windows import Windows
+    from bb_wm.rssm import WorldModel
+    from bb_wm.types import Episode, Latent
+
+Array = np.ndarray
+FORMAT = 1
+SAMPLES = 16
+# If the truth is one more draw of the samples' law, it lies between the smallest and the largest of
+# n with probability (n - 1) / (n + 1).
+INSIDE = (SAMPLES - 1) / (SAMPLES + 1)
+WIDTHS = (0.02, 50.0)  # what a factor on the spread may be
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outlook:
+    """Observations of K imagined rows: their centre, and samples that are as wide as it is wrong.
+
+    Of vector keys; discrete and image keys are given as the sampled path gives them.
+
+    share   [K, D] per vector key: share of the shortcut in the centre, the rest is the latent path
+    width   [K, D] per vector key: factor on how far sampled observations lie from the latent path
+    model   digest of the model it was fitted for
+    """
+
+    share: Mapping[str, Array]
+    width: Mapping[str, Array]
+    reach: int
+    model: str
+
+    @classmethod
+    def fit(
+        cls,
+        model: WorldModel,
+        episodes: Sequence[Episode],
+        *,
+        reach: int | None = None,
+        context: int = 10,
+        count: int = 1000,
+        seed: int = 0,
+    ) -> Self:
+        """From held-out episodes, for up to `reach` rows (None: max_horizon).
+
+        Where episodes are short, fewer rows are seen before imagining and fewer foretold, by the
+        rule of `plan_windows`. Raises ConfigError for a bad number, DataError for too few windows.
+        """
+        limit = model.config.max_horizon
+        rows = limit if reach is None else reach
+        if not 1 <= rows <= limit:
+            raise ConfigError("reach", expected=f"1..{limit}", actual=reach)
+        plan = plan_windows(
+            [len(e) for e in episodes], context=context, horizons=range(1, rows + 1)
+        )
+        windows = cut_windows(
+            episodes, context=plan.context, reach=plan.reach, count=count, seed=seed
+        )
+        there = windows.target_valid
+        if there[:, -1].sum() < 2 * (SAMPLES + 1):
+            raise DataError(
+                "episodes",
+                expected=f"at least {2 * (SAMPLES + 1)} windows of {plan.reach} rows to foretell",
+                actual=int(there[:, -1].sum()),
+                hint="hold out more rows, or give a smaller reach.",
+            )
+        slow, fast, drawn = _foretold(model, windows, seed)
+        share, width = {}, {}
+        for key in slow:
+            came = windows.obs[key][:, plan.context :].astype(np.float64)
+            came = came.reshape(*came.shape[:2], -1)
+            share[key] = _share(slow[key], fast[key], came, there)
+            centre = slow[key] + share[key] * (fast[key] - slow[key])
+            apart = drawn[key] - slow[key][:, None]
+            width[key] = _width(apart, came - centre, there)
+        return cls(share, width, plan.reach, model_digest(model))
+
+    @classmethod
+    def plain(cls, model: WorldModel, reach: int) -> Self:
+        """The latent path and its samples as they were learnt, nothing fitted."""
+        vectors = [entry for entry in model.obs_spec.entries if entry.kind == "vector"]
+        return cls(
+            {entry.key: np.zeros((reach, entry.size)) for entry in vectors},
+            {entry.key: np.ones((reach, entry.size)) for entry in vectors},
+            reach,
+            model_digest(model),
+        )
+
+    # --- using ----------------------------------------------------------------------------------
+
+    def expect(self, model: WorldModel, latent: Latent, actions: Tensor) -> dict[str, Tensor]:
+        """The centre per key [*batch, K, *shape], from latents [*batch] that have seen their row
+        under flat actions [*batch, K, A]. Raises BatchError for more rows than `reach`."""
+        return self._paths(model, latent, actions)[1]
+
+    def sample(
+        self,
+        model: WorldModel,
+        latent: Latent,
+        actions: Tensor,
+        *,
+        count: int = SAMPLES,
+        generator: torch.Generator | None = None,
+    ) -> dict[str, Tensor]:
+        """`count` samples per key [*batch, count, K, *shape]; arguments as `expect`'s."""
+        slow, centre = self._paths(model, latent, actions)
+        lead = len(latent.batch_shape)
+        with torch.no_grad():
+            found = _sampled(model, latent, actions, count, generator)
+        for key in self.width:
+            apart = found[key] - slow[key].unsqueeze(lead)
+            wide = self._part(self.width, key, slow[key])
+            found[key] = torch.addcmul(centre[key].unsqueeze(lead), wide, apart)
+        return found
+
+    def _paths(
+        self, model: WorldModel, latent: Latent, actions: Tensor
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Observations per key [*batch, K, *shape] of the latent path, and of the centre."""
+        rows = int(actions.shape[-2])
+        if not 1 <= rows <= self.reach:
+            raise BatchError("actions", expected=f"1..{self.reach} rows", actual=rows)
+        with torch.no_grad():
+            slow = dict(model.imagine_obs(model.rollout(latent, actions).latents))
+            fast = model.imagined_obs(model.rollout(latent, actions, mode="shortcut"))
+        centre = dict(slow)
+        for key in self.share:
+            centre[key] = torch.lerp(slow[key], fast[key], self._part(self.share, key, slow[key]))
+        return slow, centre
+
+    def _part(self, parts: Mapping[str, Array], key: str, like: Tensor) -> Tensor:
+        """The first rows of [K, D] as [K, *shape] of a key's [*batch, K, *shape]."""
+        shape = like.shape[-_axes(parts[key], like) - 1 :]
+        part = torch.from_numpy(parts[key][: shape[0]]).to(like)
+        return part.reshape(shape)
+
+    # --- keeping --------------------------------------------------------------------------------
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return {
+            "kind": "outlook",
+            "format": FORMAT,
+            "share": {key: part.tolist() for key, part in self.share.items()},
+            "width": {key: part.tolist() for key, part in self.width.items()},
+            "reach": self.reach,
+            "model": self.model,
+        }
+
+    @classmethod
+    def from_json(cls, data: object) -> Self:
+        """What `to_json` gave; CheckpointError when it is anything else."""
+        try:
+            if not isinstance(data, Mapping) or data["kind"] != "outlook":
+                raise TypeError("not an outlook")
+            if data["format"] != FORMAT:
+                raise ValueError(f"format {data['format']!r}, this version reads {FORMAT}")
+            share, width = (
+                {str(key): np.asarray(part, np.float64) for key, part in data[name].items()}
+                for name in ("share", "width")
+            )
+            reach, model = data["reach"], data["model"]
+            sound = isinstance(reach, int) and reach > 0 and isinstance(model, str)
+            sound = sound and share.keys() == width.keys()
+            sound = sound and all(_sound(share[k], reach, 0.0, 1.0) for k in share)
+            sound = sound and all(_sound(width[k], reach, *WIDTHS) for k in width)
+            if not sound or any(share[k].shape != width[k].shape for k in share):
+                raise ValueError("its numbers contradict each other")
+            return cls(share, width, reach, model)
+        except (TypeError, ValueError, KeyError, AttributeError) as cause:
+            raise CheckpointError(
+                "Outlook", expected="one as it was written", actual=cause
+            ) from None
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """One sealed JSON file, written atomically. Put it beside the model's folder, not in it."""
+        write_sealed(path, self.to_json(), "outlook")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], model: WorldModel) -> Self:
+        """A saved one, for the very model it was fitted for; CheckpointError otherwise."""
+        found = cls.from_json(read_sealed(path, "outlook"))
+        check_model(found.model, model)
+        return found
+
+
+def _sound(part: Array, reach: int, low: float, high: float) -> bool:
+    return part.ndim == 2 and len(part) == reach and bool(((part >= low) & (part <= high)).all())
+
+
+def _axes(part: Array, like: Tensor) -> int:
+    """How many trailing axes of `like` hold the part's D numbers."""
+    size, axes = 1, 0
+    while axes == 0 or size < part.shape[1]:
+        axes += 1
+        size *= int(like.shape[-axes])
+    return axes
+
+
+# --- fitting --------------------------------------------------------------------------------------
+
+
+def _foretold(
+    model: WorldModel, windows: Windows, seed: int
+) -> tuple[dict[str, Array], dict[str, Array], dict[str, Array]]:
+    """Of every vector key: latent path and shortcut [W, K, D], and samples [W, S, K, D]."""
+    keys = [entry.key for entry in model.obs_spec.entries if entry.kind == "vector"]
+    generator = torch.Generator(model.device).manual_seed(seed)
+    parts: list[tuple[Mapping[str, Tensor], ...]] = []
+    with torch.no_grad():
+        for piece in passes(len(windows)):
+            part = windows.take(piece)
+            latent = model.filter(context_batch(model, part))[:, -1]
+            actions = future_actions(part, latent)
+            slow = model.imagine_obs(model.rollout(latent, actions).latents)
+            fast = model.imagined_obs(model.rollout(latent, actions, mode="shortcut"))
+            drawn = _sampled(model, latent, actions, SAMPLES, generator)
+            parts.append((slow, fast, drawn))
+
+    def joined(which: int, lead: int) -> dict[str, Array]:
+        return {
+            key: np.concatenate(
+                [part[which][key].flatten(lead).cpu().double().numpy() for part in parts]
+            )
+            for key in keys
+        }
+
+    return joined(0, 2), joined(1, 2), joined(2, 3)
+
+
+def _sampled(
+    model: WorldModel,
+    latent: Latent,
+    actions: Tensor,
+    count: int,
+    generator: torch.Generator | None,
+) -> dict[str, Tensor]:
+    """o ~ p(o | h, z) of sampled latents, per key [*batch, count, K, *shape]."""
+    lead = len(latent.batch_shape)
+    wide = actions.unsqueeze(lead).expand(*latent.batch_shape, count, *actions.shape[-2:])
+    imagined = model.rollout(latent.expand(count), wide, mode="sample", generator=generator)
+    shape = (*imagined.latents.batch_shape, model.obs_noise_size)
+    noise = torch.randn(shape, generator=generator, device=model.device)
+    return dict(model.imagine_obs(imagined.latents, noise))
+
+
+def _share(slow: Array, fast: Array, came: Array, there: Array) -> Array:
+    """Least squares share [K, D] of `fast` between the two paths, within 0 and 1."""
+    gap = np.where(there[..., None], fast - slow, 0.0)
+    product = (gap * np.where(there[..., None], came - slow, 0.0)).sum(0)
+    square = (gap**2).sum(0)
+    # Where the paths agree either will do.
+    return np.asarray(np.clip(product / np.maximum(square, 1e-12), 0.0, 1.0))
+
+
+def _width(apart: Array, off: Array, there: Array) -> Array:
+    """The least factor [K, D] by which samples [W, S, K, D] about 0 reach past the truth `off`
+    [W, K, D] in a share INSIDE of the windows."""
+    high, low = apart.max(axis=1), apart.min(axis=1)
+    side = np.where(off >= 0, high, low)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        needed = np.where(off == 0, 0.0, np.where(side * off > 0, off / side, np.inf))
+    found = np.zeros(off.shape[1:])
+    for k in range(off.shape[1]):
+        mine = needed[there[:, k], k]
+        found[k] = np.quantile(mine, INSIDE, axis=0, method="higher")
+    return np.clip(found, *WIDTHS)
