@@ -1,5 +1,7 @@
 """Planners on worlds whose best plan is known, under bad numbers, masks, limits and batches."""
 
+from dataclasses import replace
+
 import gymnasium
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from tests.decide.planner_worlds import FunctionWorld, NetWorld
 
 from bb_wm.decide.planners import CEM, MPPI, Enumerate, RandomShooting
 from bb_wm.errors import ConfigError, InputTypeError, LatentError, ResourceError
+from bb_wm.imagine.belief import Belief
 from bb_wm.imagine.risk import CVaR, Worst
 from bb_wm.imagine.utility import Limit, Utility
 from bb_wm.testing.linear_quadratic import LinearQuadratic
@@ -139,6 +142,47 @@ def test_the_reported_worth_is_not_the_clairvoyant_one():
         searches.append(plan.candidate_worth.utility[0].item())
     assert np.mean(searches) > -0.01
     assert np.mean(reports) < -0.5
+
+
+@pytest.mark.parametrize("planner", PLANNERS)
+def test_a_price_moves_the_plan_and_is_in_its_worth(planner):
+    """Reward 5 a, price 8 |a| per row: the best plan is to do next to nothing."""
+    world = FunctionWorld(BOX, lambda a, n, k: 5 * a[..., 0], noise_size=1)
+
+    def price(start, actions):
+        assert start.batch_shape == actions.shape[:-2]
+        return 8 * actions.abs().sum((-1, -2))
+
+    plan = planner.plan(world, world.latent(2), utility=SUM, price=price)
+    most = 0.7 if isinstance(planner, RandomShooting) else 0.2  # without the price: 1
+    assert (plan.actions.abs() < most).all()
+    paid = 5 * plan.actions.sum((-1, -2)) - 8 * plan.actions.abs().sum((-1, -2))
+    torch.testing.assert_close(plan.worth.utility, paid, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("planner", PLANNERS)
+def test_a_plan_whose_price_is_no_number_is_never_chosen(planner):
+    world = FunctionWorld(BOX, lambda a, n, k: a[..., 0])
+
+    def price(start, actions):
+        late = (actions[..., 0] > 0.2).any(-1)
+        return torch.where(late, torch.nan, 0.0)
+
+    plan = planner.plan(world, world.latent(), utility=SUM, price=price)
+    assert plan.valid
+    assert (plan.actions <= 0.2).all()
+
+
+def test_the_price_of_a_belief_is_the_mean_over_its_particles():
+    world = FunctionWorld(BOX, lambda a, n, k: 0 * a[..., 0], noise_size=1)
+    latents = world.latent(2)
+    latents = replace(latents, h=torch.tensor([[0.0], [1.0]]).expand_as(latents.h))
+    belief = Belief.of(latents, torch.tensor([0.75, 0.25]).log())
+    planner = RandomShooting(horizon=2, candidates=8, samples=3)
+    plan = planner.plan(
+        world, belief, utility=SUM, price=lambda start, actions: 4 * start.h[..., 0]
+    )
+    torch.testing.assert_close(plan.worth.utility, torch.tensor(-1.0))
 
 
 @pytest.mark.parametrize("planner", PLANNERS)

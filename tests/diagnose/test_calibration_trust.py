@@ -14,9 +14,11 @@ from tests.diagnose.helpers import linear_episodes
 
 from bb_wm.config import WorldModelConfig
 from bb_wm.data import EpisodeStore, SequenceSampler
+from bb_wm.decide.shooting import RandomShooting
 from bb_wm.diagnose.calibration import TrustedHorizon
 from bb_wm.diagnose.calibration.trust import Cases, cases_of, gaps
 from bb_wm.errors import BatchError, CheckpointError, ConfigError, DataError, LatentError
+from bb_wm.imagine.utility import Utility
 from bb_wm.model.cores import GRU
 from bb_wm.model.stochastic import Gaussian
 from bb_wm.rssm import WorldModel
@@ -124,6 +126,30 @@ def test_what_is_not_a_number_is_not_trusted(model: WorldModel) -> None:
     broken = replace(latent, h=latent.h * torch.tensor([[1.0], [torch.nan]]))
     with pytest.raises(LatentError, match="finite"):  # which a gate holds for
         trust(model, broken, torch.zeros(2, REACH, 2))
+
+
+def test_marked_trajectories_and_priced_plans(model: WorldModel) -> None:
+    episodes = linear_episodes(40, 30, 1, noise=0.05)
+    trust = TrustedHorizon.fit(model, episodes, reach=REACH, bound=0.4, context=5)
+    latent = model.encode(np.random.default_rng(0).normal(size=(64, 2)).astype(np.float32))
+    actions = torch.randn(64, REACH, 2, generator=torch.Generator().manual_seed(0))
+    trajectory = trust.mark(model, model.rollout(latent, actions))
+    rows = trust(model, latent, actions)
+    assert trajectory.trusted is not None
+    assert rows.unique().numel() > 2
+    assert trajectory.trusted.tolist() == rows.tolist()
+    short = trajectory.prefix(3).trusted
+    assert short is not None
+    assert short.tolist() == trust(model, latent, actions[:, :3]).tolist()
+    price = trust.price(model, 0.5)(latent, actions)
+    assert price.tolist() == (0.5 * (REACH - rows)).tolist()
+    # A planner that is only asked to be believable finds plans that go further.
+    planner = RandomShooting(horizon=REACH, candidates=32, samples=0)
+    idle = Utility(risk_weight=0.0, discount=0.0)
+    plan = planner.plan(model, latent, utility=idle, price=trust.price(model, 1e6))
+    assert trust(model, latent, plan.actions).float().mean() > rows.float().mean()
+    with pytest.raises(ConfigError, match="per_row"):
+        trust.price(model, -1.0)
 
 
 def test_saved_and_loaded_for_its_own_model_only(model: WorldModel, tmp_path: Path) -> None:

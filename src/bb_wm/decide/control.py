@@ -14,6 +14,8 @@ from bb_wm.errors import ConfigError
 from bb_wm.types import ActionSpec, Latent
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from bb_wm.decide.plan import Plan
     from bb_wm.decide.planner import Planner
     from bb_wm.imagine.utility import Utility
@@ -28,6 +30,7 @@ class PlanningPolicy:
 
     encode      (obs, previous, action) -> Latent, such as `WorldModel.encode`
     explore     share of the rows where a uniformly random action is done instead
+    price       off the utility of a plan, as in `Planner.plan`
     ready       asked as an episode begins; False makes all its actions random, so that collecting
                 can begin before the model knows anything
 
@@ -41,6 +44,7 @@ class PlanningPolicy:
     action_spec: ActionSpec
     utility: Utility | None = None
     explore: float = 0.0
+    price: Callable[[Latent, Tensor], Tensor] | None = None
     ready: Callable[[], bool] = lambda: True
 
     def __post_init__(self) -> None:
@@ -76,6 +80,7 @@ class _Actor:
             utility=policy.utility,
             generator=self.luck,
             previous=self.plan,
+            price=policy.price,
         )
         doable = bool(self.plan.valid[0] & ~self.plan.abstain[0])
         if doable and self.generator.random() >= policy.explore:
@@ -103,13 +108,15 @@ def play(
     *,
     seed: int = 0,
     action_spec: ActionSpec | None = None,
+    price: Callable[[Latent, Tensor], Tensor] | None = None,
 ) -> Played:
     """One episode of each Gymnasium environment, side by side, under the planner's first actions.
 
     `encode(obs, previous, action)` gives the latents [B] of observations [B] (dicts of them for
     dict spaces); previous and action are None at first. An episode also ends, with what it has,
-    where the plan is not valid or abstains: there is no action then. Episode i is reset with
-    seed * 1000 + i, and so is the generator of its plans: two planners meet the same luck.
+    where the plan is not valid or abstains: there is no action then. `price` is `Planner.plan`'s.
+    Episode i is reset with seed * 1000 + i, and so is the generator of its plans: two planners
+    meet the same luck.
     """
     if not envs:
         raise ConfigError("envs", expected="at least one environment", actual="none")
@@ -131,6 +138,7 @@ def play(
             utility=utility,
             generator=[generators[i] for i in live],
             previous=plan,
+            price=price,
         )
         spent, plans = spent + time.perf_counter() - begun, plans + len(live)
         seen, stay = [], []

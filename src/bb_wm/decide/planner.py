@@ -98,13 +98,16 @@ class Planner(abc.ABC):
         previous: Plan | None = None,
         mask: Tensor | None = None,
         mask_of: Callable[[Latent], Tensor] | None = None,
+        price: Callable[[Latent, Tensor], Tensor] | None = None,
     ) -> Plan:
         """The best action sequence from latent [*batch], or from a belief [*batch] of particles.
 
         `generator` may be one per start. `mask` [*batch, A] (True: available) holds at the first
         step, [*batch, H, A] at every step; `mask_of` gives it for imagined latents. `previous`, the
-        plan made one step ago for the same starts, warms the search where the planner can. Bad
-        numbers do not raise: such candidates are never chosen and the plan says valid = False.
+        plan made one step ago for the same starts, warms the search where the planner can.
+        `price` (starts [*], actions [*, H, A]) -> [*] is taken off the utility, such as
+        `TrustedHorizon.price` for rows that cannot be believed. Bad numbers do not raise: such
+        candidates are never chosen and the plan says valid = False.
         """
         utility = Utility() if utility is None else utility
         spec = _action_spec(model, action_spec)
@@ -133,6 +136,7 @@ class Planner(abc.ABC):
                     mask=None if mask is None else mask[places],
                     mask_of=mask_of,
                     noise=None if mine.rollouts is None else mine.rollouts.to(start.h.dtype),
+                    price=price,
                 )
                 warm = None if before is None else before[places]
                 pool, centre = self.search(problem, mine.search.to(start.h.dtype), warm)

@@ -103,6 +103,7 @@ class Problem:
     mask: Tensor | None
     mask_of: Callable[[Latent], Tensor] | None
     noise: Tensor | None
+    price: Callable[[Latent, Tensor], Tensor] | None = None
 
     @property
     def starts(self) -> int:
@@ -132,7 +133,18 @@ class Problem:
             policy = _MaskedPolicy(self, scores)
             trajectory = rollout(self.model, start, policy, self.horizon, noise=shared)
         weights = None if self.log_weights is None else self.log_weights[:, None]
-        return self.utility(trajectory, log_weights=weights)
+        worth = self.utility(trajectory, log_weights=weights)
+        if self.price is None:
+            return worth
+        return worth.minus(self._priced(start, trajectory.action))
+
+    def _priced(self, start: Latent, actions: Tensor) -> Tensor:
+        """The price [B, C] of plans [B, C, S, H, A]; of a belief the mean over its particles."""
+        assert self.price is not None
+        if self.log_weights is None:  # S times the same start
+            return self.price(start.map(lambda t: t[:, :, 0]), actions[:, :, 0])
+        shares = self.log_weights.softmax(-1)[:, None]
+        return (shares * self.price(start, actions)).sum(-1)
 
 
 class _MaskedPolicy:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -98,6 +98,16 @@ class Worth:
     def gather(self, index: Tensor) -> Worth:
         """The candidates `index` [*batch, M] out of the last axis [*batch, C]."""
         return self.map(lambda t: t.gather(-1, index))
+
+    def minus(self, price: Tensor) -> Worth:
+        """The same with a price [*batch] off its utility; not usable where that is no number."""
+        sound = torch.isfinite(price)
+        return replace(
+            self,
+            utility=self.utility - price,
+            usable=self.usable & sound,
+            allowed=self.allowed & sound,
+        )
 
     def delta_risk(self, other: Worth | None = None) -> Tensor:
         """Delta V_s: this risk minus `other`'s, minus abstaining's 0 when None; > 0 is worse."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
     from torch import Tensor
 
 
@@ -82,7 +82,9 @@ class Trajectory:
     `action[k]` leads to `latents[k]`, where `reward[k]` and `safety[k]` (risk, larger is worse) are
     received: one row of imagination is one row of data later. `discount[k]` is the probability that
     row k is reached at all, the product of the continuations before it; utilities multiply it by a
-    gamma of their own. `continuation[k]` is the probability that row k is not terminal.
+    gamma of their own. `continuation[k]` is the probability that row k is not terminal. `trusted`
+    says how many of the rows may be believed, where something was asked that can tell
+    (`TrustedHorizon.mark`).
     """
 
     start: Latent
@@ -92,6 +94,7 @@ class Trajectory:
     safety: Float[Tensor, "*batch K"]
     continuation: Float[Tensor, "*batch K"]
     discount: Float[Tensor, "*batch K"]
+    trusted: Int[Tensor, "*batch"] | None = None
 
     @property
     def horizon(self) -> int:
@@ -109,4 +112,5 @@ class Trajectory:
             safety=self.safety[cut],
             continuation=self.continuation[cut],
             discount=self.discount[cut],
+            trusted=None if self.trusted is None else self.trusted.clamp_max(horizon),
         )

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from bb_wm.rssm import WorldModel
-    from bb_wm.types import Episode, Latent
+    from bb_wm.types import Episode, Latent, Trajectory
 
 Array = np.ndarray
 FORMAT = 1
@@ -176,6 +176,22 @@ class TrustedHorizon:
             raise BatchError("actions", expected=f"1..{self.reach} rows", actual=rows)
         gap = gaps(model, latent, actions).cpu().numpy().astype(np.float64)
         return torch.from_numpy(self.rows_of(np.where(np.isfinite(gap), gap, np.inf)))
+
+    def mark(self, model: WorldModel, trajectory: Trajectory) -> Trajectory:
+        """The trajectory with `trusted` filled in, from its own start and actions."""
+        return replace(trajectory, trusted=self(model, trajectory.start, trajectory.action))
+
+    def price(self, model: WorldModel, per_row: float) -> Callable[[Latent, Tensor], Tensor]:
+        """For `Planner.plan(price=...)`: each row of a plan beyond the trusted ones costs `per_row`
+        of utility, so that of equal plans the one that can be believed further wins."""
+        if not (math.isfinite(per_row) and per_row >= 0):
+            raise ConfigError("per_row", expected="a finite number >= 0", actual=per_row)
+
+        def priced(latent: Latent, actions: Tensor) -> Tensor:
+            beyond = actions.shape[-2] - self(model, latent, actions)
+            return per_row * beyond.to(actions)
+
+        return priced
 
     # --- keeping --------------------------------------------------------------------------------
 
