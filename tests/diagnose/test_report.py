@@ -90,6 +90,28 @@ def test_a_report_is_the_same_after_json(report, tmp_path):
     assert again.table() == report.table()
 
 
+def test_how_far_may_be_trusted_is_kept_and_reports_of_before_load(report):
+    from bb_wm.diagnose.trusted import Trusted, fit_trust
+    from bb_wm.rssm import WorldModel
+
+    model, held = WorldModel(2, 2, SMALL), linear_episodes(10, 60, 1, noise=0.1)
+    trust, told = fit_trust(model, held)
+    assert told.reach == trust.reach
+    assert sum(told.shares) == pytest.approx(1.0)
+    assert told.promised == math.isfinite(trust.caution)
+    assert (told.mean == 0) or told.promised  # without a promise nothing is trusted
+    kept = dataclasses.replace(report, trusted=told)
+    assert Report.from_json(json.loads(json.dumps(kept.to_json()))).trusted == told
+    assert told.sentence() in kept.table()
+    old = report.to_json()
+    del old["trusted"]
+    assert Report.from_json(old).trusted is None
+    none, lacking = fit_trust(model, held[:2])
+    assert none is None
+    assert lacking == Trusted(lacking=lacking.lacking)
+    assert "at least 4" in lacking.sentence()
+
+
 def test_a_report_from_elsewhere_is_refused_by_name(report, tmp_path):
     plain = report.to_json()
     path = tmp_path / "report.json"

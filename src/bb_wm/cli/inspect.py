@@ -117,6 +117,8 @@ class Watcher:
 
     def judge(self) -> bool:
         """Look at the newest checkpoint; whether there was a whole one. Reads, never writes."""
+        from bb_wm.diagnose.trusted import fit_trust
+
         try:
             model = self.run.load_model()
             heldout = runs.rows_of(self.run, model, heldout=True)
@@ -125,6 +127,8 @@ class Watcher:
             report = newest_report(self.run)
             if report is None or report.updates != model.updates:
                 report = examine(self.run, model, heldout, windows=WINDOWS)
+            if report.trusted is None:
+                report = replace(report, trusted=fit_trust(model, heldout)[1])
             page = compose(self.run, model, report, heldout)
         except (BBWMError, OSError) as error:  # a checkpoint may be replaced while it is read
             print(f"Not judged: {str(error).splitlines()[0]}", file=sys.stderr)

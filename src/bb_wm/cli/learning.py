@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from bb_wm.cli import runs
 from bb_wm.cli.shell import near
-from bb_wm.errors import DataError
 from bb_wm.learn.run import Run
 
 if TYPE_CHECKING:
@@ -67,41 +66,23 @@ def live_smells(model: WorldModel, episodes: Sequence[Episode]) -> Mapping[str, 
 
 def judge(run: Run, model: WorldModel, *, windows: int = 300) -> int:
     """Print the held-out table and found smells, write report.json and the page; the exit code."""
-    from bb_wm.cli.report import examine, publish
+    from bb_wm.cli.report import examine, publish, trusting
 
     heldout = runs.rows_of(run, model, heldout=True)
     if not heldout:
         print(f"No rows are held out in {near(run.folder)}: nothing to judge on.", file=sys.stderr)
         return 0
-    report = examine(run, model, heldout, windows=windows)
+    report = trusting(run, model, examine(run, model, heldout, windows=windows), heldout)
     page = publish(run, model, report, heldout)
     print(report.evaluation.table())
-    print(f"\nTrust: {_trust(run, model, heldout)}")
+    if report.trusted is not None:
+        print(f"\nTrust: {report.trusted.sentence()}")
     print(f"Page: {page}")
     print(f"Run:  {near(run.folder)}")
     print(f"Next: bb-wm rollout {near(run.folder)}")
     for smell in report.found:
         print(f"Smell: {smell.sentence()}", file=sys.stderr)
     return 0
-
-
-def _trust(run: Run, model: WorldModel, heldout: Sequence[Episode]) -> str:
-    """Fit and keep how far this model may be imagined; a line about it."""
-    from bb_wm.diagnose.calibration.trust import TrustedHorizon, cases_of
-
-    try:
-        trust = TrustedHorizon.fit(model, heldout)
-    except DataError as error:
-        return f"not fitted: {error}"
-    trust.save(run.trust)
-    size = f"{trust.bound:g} standard deviations"
-    rows = trust.rows_of(cases_of(model, heldout, trust.reach, count=500).gap)
-    if not rows.any():
-        return f"no row ahead can be promised to stay within {size} of what comes"
-    return (
-        f"{rows.mean():.1f} of {trust.reach} rows ahead on average stay within {size} "
-        f"({near(run.trust)})"
-    )
 
 
 def _watchers() -> tuple[Callback, list[Callback]]:

@@ -11,6 +11,7 @@ import tyro
 
 from bb_wm.cli import runs
 from bb_wm.cli.origins import Reading, find_origin
+from bb_wm.cli.report import draw_promotions, promotions_of
 from bb_wm.cli.shell import near
 from bb_wm.cli.words import parse_words
 from bb_wm.errors import ConfigError, DataError
@@ -115,6 +116,8 @@ def run(arguments: Arguments) -> int:
         old={"path": arguments.over, "digest": digests[1]},
         data={"path": arguments.on, "digest": data},
     )
+    if new[1] is not None:
+        draw_promotions(new[1], promotions_of(digests[0], arguments.record))
     print(found.text)
     place = near(log.folder / f"{entry.number:06d}.json")
     print(f"\nRecorded: {place}, SHA-256 {entry.digest}")

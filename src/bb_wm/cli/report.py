@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -15,7 +15,7 @@ import tyro
 from bb_wm.cli import runs
 from bb_wm.cli.shell import near
 from bb_wm.cli.words import parse_words
-from bb_wm.errors import BBWMError, DataError
+from bb_wm.errors import BBWMError, DataError, MissingExtraError
 
 if TYPE_CHECKING:
     from bb_wm.diagnose import Report
@@ -92,6 +92,7 @@ def run(arguments: Arguments) -> int:
         ledger=arguments.ledger,
         probe=True,
     )
+    report = trusting(here, model, report, heldout)
     place = publish(
         here,
         model,
@@ -136,6 +137,16 @@ def examine(
     )
 
 
+def trusting(here: Run, model: WorldModel, report: Report, heldout: Sequence[Episode]) -> Report:
+    """The report with how far the model may be imagined, fitted here and kept as trust.json."""
+    from bb_wm.diagnose.trusted import fit_trust
+
+    trust, told = fit_trust(model, heldout)
+    if trust is not None:
+        trust.save(here.trust)
+    return replace(report, trusted=told)
+
+
 def publish(
     here: Run,
     model: WorldModel,
@@ -146,7 +157,8 @@ def publish(
     promotions: str = "",
     out: str = "",
 ) -> str:
-    """Write evaluation.json, report.json, the model card and the page; the page's path."""
+    """Write evaluation.json, report.json, the model card, TensorBoard's lines and the page; the
+    page's path."""
     from bb_wm.diagnose.card import write_card
     from bb_wm.diagnose.page import write_page
 
@@ -154,7 +166,28 @@ def publish(
     report.save(here.folder / REPORT)
     page = compose(here, model, report, heldout, ledger=ledger, promotions=promotions)
     write_card(here.checkpoints, report, name=here.name, about=page.provenance)
+    draw(here, report, _ledger_of(here, ledger))
+    draw_promotions(here, page.promotions)
     return near(write_page(Path(os.path.abspath(out)) if out else here.page, page))
+
+
+def draw(here: Run, report: Report, ledger: Path | None) -> None:
+    """What was measured as TensorBoard's lines, where TensorBoard is installed."""
+    from bb_wm.diagnose.lines import ledger_lines, report_lines
+    from bb_wm.learn.tensorboard import draw_lines
+
+    lines = report_lines(report) | ({} if ledger is None else ledger_lines(ledger))
+    with contextlib.suppress(MissingExtraError):
+        draw_lines(here.tensorboard / "judged", lines)
+
+
+def draw_promotions(here: Run, entries: Sequence[Mapping[str, Any]]) -> None:
+    """Delta V_s of recorded promotions beside its limit, where TensorBoard is installed."""
+    from bb_wm.diagnose.lines import promotion_lines
+    from bb_wm.learn.tensorboard import draw_lines
+
+    with contextlib.suppress(MissingExtraError):
+        draw_lines(here.tensorboard / "promotions", promotion_lines(entries))
 
 
 def compose(
@@ -181,7 +214,7 @@ def compose(
         traces=collect_traces(model, heldout),
         curves=curves_of(here),
         ledger=None if decisions is None else read_ledger(decisions),
-        promotions=_promotions_of(digest, promotions),
+        promotions=promotions_of(digest, promotions),
         config=config_of(here),
         provenance={
             **begun(here),
@@ -225,7 +258,7 @@ def _ledger_of(here: Run, named: str) -> Path | None:
     return Path(named) if named else own if own.is_file() else None
 
 
-def _promotions_of(digest: str, named: str) -> list[Mapping[str, Any]]:
+def promotions_of(digest: str, named: str) -> list[Mapping[str, Any]]:
     """Verdicts on the model with that digest. A damaged record that was not named is passed over
     with a word about it; a named one raises."""
     from bb_wm.diagnose.promotion import PromotionLog

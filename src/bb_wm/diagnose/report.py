@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
 
+import numpy as np
+
 from bb_wm import durable
 from bb_wm.diagnose.actions import Actions
 from bb_wm.diagnose.asking import Asking
@@ -22,6 +24,7 @@ from bb_wm.diagnose.horizon import Drift
 from bb_wm.diagnose.latency import Latency
 from bb_wm.diagnose.smells.smell import Smell
 from bb_wm.diagnose.tables import Table
+from bb_wm.diagnose.trusted import Trusted
 from bb_wm.errors import DataError, VersionError
 
 FORMAT: Final = 1
@@ -51,13 +54,14 @@ class Measured:
 @dataclass(frozen=True, slots=True)
 class Report:
     """A diagnosis of one model on held-out episodes: the evaluation, what else was measured, and
-    the smells, found ones first."""
+    the smells, found ones first; `trusted` where it was fitted how far may be imagined."""
 
     evaluation: Evaluation
     measured: Measured
     smells: tuple[Smell, ...]
     updates: int | None = None
     seconds: float = field(default=0.0, compare=False)
+    trusted: Trusted | None = None
 
     @property
     def found(self) -> tuple[Smell, ...]:
@@ -83,6 +87,7 @@ class Report:
             "evaluation": self.evaluation.to_json(),
             "measured": encode(self.measured),
             "smells": encode(self.smells),
+            "trusted": encode(self.trusted),
         }
 
     @classmethod
@@ -97,6 +102,7 @@ class Report:
             raise VersionError("report.format", expected=FORMAT, actual=data.get("format"))
         try:
             updates, smells = data["updates"], data["smells"]
+            trusted = data.get("trusted")  # reports of before have none
             if updates is not None and type(updates) is not int:
                 raise DataError("report.updates", expected="a count", actual=repr(updates))
             return cls(
@@ -107,6 +113,7 @@ class Report:
                 ),
                 updates=updates,
                 seconds=float(data["seconds"]),
+                trusted=None if trusted is None else decode(Trusted, trusted, "report.trusted"),
             )
         except (KeyError, TypeError, AttributeError) as cause:
             raise DataError("report", expected="all its fields", actual=repr(cause)) from cause
@@ -131,6 +138,7 @@ class Report:
             *self.evaluation.tables(),
             self._beliefs(),
             self._drift(),
+            self._trusted(),
             self._calibration(),
             self._bins(),
             self._actions(),
@@ -165,7 +173,7 @@ class Report:
         shares = " ".join(number(value) for value in kept.reconstruction)
         rows = [
             ("reconstruction error by row read (1: a constant)", shares),
-            ("share of a first row that z tells", interval(kept.use)),
+            ("share of a first row that z tells", share(kept.use)),
         ]
         rows += _listed("KL by row read", kept.kl_by_row)
         rows += _listed("KL by rows imagined", kept.kl_by_horizon)
@@ -185,6 +193,18 @@ class Report:
         rows.append(("model / the better of these", *better))
         title = "Rollout error, mean of 16 samples (squared; 1: a constant)"
         return Table(title, ("", *(f"k={k}" for k in steps)), tuple(rows))
+
+    def _trusted(self) -> Table | None:
+        kept = self.trusted
+        if kept is None:
+            return None
+        rows = [("in words", kept.sentence())]
+        if kept.promised:
+            at_least = np.cumsum(kept.shares[::-1])[::-1][1:]
+            rows += [(f"{k} or more", f"{share:.0%}") for k, share in enumerate(at_least, start=1)]
+        return Table(
+            "Rows ahead that may be trusted, share of held-out rows", ("", ""), tuple(rows)
+        )
 
     def _calibration(self) -> Table:
         kept, k = self.measured, self.measured.ahead
@@ -211,8 +231,8 @@ class Report:
     def _bins(self) -> Table:
         bins = self.measured.risk.curve.bins
         rows = tuple((number(b.predicted), number(b.real), str(b.count)) for b in bins)
-        hidden = interval(self.measured.risk.hidden)
-        title = f"Risk by predicted risk; share hidden in rows called safe: {hidden}"
+        hidden = share(self.measured.risk.hidden)
+        title = f"Risk by predicted risk; share that came unpredicted in rows called safe: {hidden}"
         return Table(title, ("predicted", "received", "rows"), rows)
 
     def _actions(self) -> Table:
@@ -246,7 +266,7 @@ class Report:
             (f"{r.planner}, {r.candidates} candidates", number(r.imagined), number(r.replayed))
             for r in kept.rows
         )
-        rows += (("share of the promise that did not come", interval(kept.undelivered), ""),)
+        rows += (("share of the promise that did not come", share(kept.undelivered), ""),)
         title = f"Planning effort: return over {kept.horizon} rows, {kept.starts} starts"
         return Table(title, ("", "imagined", "replayed"), rows)
 
@@ -272,6 +292,14 @@ def interval(found: Estimate) -> str:
     if math.isnan(found.value):
         return "-"
     return f"{number(found.value)} [{number(found.low)}, {number(found.high)}]"
+
+
+def share(found: Estimate) -> str:
+    """A share and its interval; below 0 (more came than was said) it is 0."""
+    if math.isnan(found.value):
+        return "-"
+    value, low, high = (number(max(x, 0.0)) for x in (found.value, found.low, found.high))
+    return f"{value} [{low}, {high}]"
 
 
 def _listed(name: str, values: Any) -> list[tuple[str, str]]:

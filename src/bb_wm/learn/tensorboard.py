@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import re
+import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -19,12 +22,17 @@ GROUPS: Final = (
     ("1_reconstruction", ("reconstruction", "nll", "observation")),
     ("2_kl", ("kl", "entropy", "posterior", "prior")),
     ("3_rollout_error", ("rollout", "nrmse", "shortcut", "open_loop", "persistence")),
-    ("risk", ("safety", "risk")),
+    ("4_evsi", ("evsi",)),
+    ("5_risk", ("safety", "risk")),
     ("reward", ("reward", "return")),
     ("continuation", ("continu", "terminat")),
     ("optimiser", ("gradient", "learning_rate", "skipped", "clip")),
 )
-"""A number belongs to the first group one of whose words is in its name; else to 'loss'."""
+"""A number belongs to the first group one of whose words is in its name; else to 'loss'. The
+numbered ones are the five diagnostics of section 6 of the specification, in its order."""
+
+Lines = Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]
+"""name -> series -> (step, value): series of one name are laid over each other."""
 
 
 def curve_name(number: str, kind: str) -> str:
@@ -36,6 +44,39 @@ def curve_name(number: str, kind: str) -> str:
     return f"{group}/{leaf}" if kind == "train" else f"{group}/heldout_{leaf}"
 
 
+def draw_lines(folder: Path, lines: Lines) -> None:
+    """Write `lines` into `folder` in place of what was drawn there before, each series as a run of
+    its own, so that TensorBoard draws those of one name into one chart. What is not finite is left
+    out. Raises MissingExtraError without the package."""
+    _require()
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+    shutil.rmtree(folder, ignore_errors=True)
+    for series in sorted({name for line in lines.values() for name in line}):
+        writer = EventFileWriter(str(folder / re.sub(r"[^\w.-]+", "_", series)))
+        for name, line in lines.items():
+            for step, number in line.get(series, ()):
+                if math.isfinite(number):
+                    value = Summary.Value(tag=curve_name(name, "evaluate"), simple_value=number)
+                    shown = Summary(value=[value])
+                    writer.add_event(Event(wall_time=time.time(), step=step, summary=shown))
+        writer.close()
+
+
+def _require() -> None:
+    try:
+        import tensorboard.summary.writer.event_file_writer  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError(
+            "tensorboard",
+            expected="the package tensorboard",
+            actual="none",
+            hint="pip install 'bb-wm[tensorboard]', or go on without curves.",
+        ) from error
+
+
 class TensorBoard(Callback):
     """Writes `tensorboard/` in the run folder; curves cut at the checkpoint when resumed.
 
@@ -43,15 +84,7 @@ class TensorBoard(Callback):
     """
 
     def __init__(self) -> None:
-        try:
-            import tensorboard.summary.writer.event_file_writer  # noqa: F401
-        except ImportError as error:
-            raise MissingExtraError(
-                "tensorboard",
-                expected="the package tensorboard",
-                actual="none",
-                hint="pip install 'bb-wm[tensorboard]', or train without curves.",
-            ) from error
+        _require()
         self._writer: EventFileWriter | None = None
         self._mark = (time.monotonic(), 0)
 

@@ -127,6 +127,23 @@ def bars(name: str, foot: str, values: Sequence[float]) -> str:
     return drawing(inside, frame.bottom + 34, alt)
 
 
+def shares(name: str, foot: str, values: Sequence[float]) -> str:
+    """Bars of shares over 0, 1, 2, ..."""
+    frame = Frame(Axis(-0.5, len(values) - 0.5), Axis(0, 1.06 * max(values)), top=22, height=126)
+    wide = frame.at(1, 0)[0] - frame.at(0, 0)[0]
+    drawn = []
+    for k, value in enumerate(values):
+        x, y = frame.at(k - 0.4, value)
+        drawn.append(
+            f'<rect class="bar-fill" x="{x:.1f}" y="{y:.1f}" width="{0.8 * wide:.1f}" '
+            f'height="{frame.bottom - y:.1f}"/>'
+        )
+    told = ", ".join(f"{k}: {value:.0%}" for k, value in enumerate(values) if value)
+    ticks = sorted({0, *range(5, len(values), 5), len(values) - 1})
+    inside = frame.head("share of held-out rows") + frame.rungs(3) + frame.foot(foot, ticks)
+    return drawing(inside + "".join(drawn), frame.bottom + 34, f"Bars of {name}: {told}.")
+
+
 def gains(lines: Sequence[GainCalibration]) -> str:
     """Estimated EVSI against realised gain, a point with two standard errors per method."""
     points = [
@@ -163,4 +180,5 @@ def gains(lines: Sequence[GainCalibration]) -> str:
 
 __all__ = [
     "bars", "by_step", "calibration", "cursor", "errors", "gains", "kind_of", "labels", "learning",
+    "shares",
 ]  # fmt: skip

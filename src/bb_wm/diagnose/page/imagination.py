@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bb_wm.diagnose.page import charts
 from bb_wm.diagnose.page.charts import errors, kind_of
 from bb_wm.diagnose.page.frames import shown_frames
 from bb_wm.diagnose.page.markup import figure, grid, legend, section, table, text
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from bb_wm.diagnose.evaluation import Evaluation
     from bb_wm.diagnose.page.content import Page
     from bb_wm.diagnose.traces import Traces
+    from bb_wm.diagnose.trusted import Trusted
 
 _PANEL = 62.0
 _GAP = 26.0
@@ -27,8 +29,9 @@ def imagination(page: Page) -> str:
     """The section; "" where nothing was imagined yet."""
     traces = page.traces
     evaluation = None if page.report is None else page.report.evaluation
+    trusted = _trusted(None if page.report is None else page.report.trusted)
     if traces is None or not len(traces):
-        return "" if evaluation is None else _errors_alone(evaluation)
+        return "" if evaluation is None else _errors_alone(evaluation, trusted)
     names = list(traces.paths)
     series = [("real", "real"), *((kind_of(name), name) for name in names)]
     if np.isfinite(traces.low).any():
@@ -38,23 +41,39 @@ def imagination(page: Page) -> str:
     curve = "" if evaluation is None else _errors(evaluation)
     note = (
         f"The model sees the shaded {traces.context} rows; from there it is given only the actions "
-        "and imagines on by itself. Held-out windows drawn by chance, not chosen. Move the slider "
-        "to see how far it holds."
+        "and imagines on by itself: <b>mode</b> through the latent's most probable values, "
+        "<b>shortcut</b> by predicting each next observation directly. Held-out windows drawn by "
+        "chance, not chosen. Move the slider to see how far it holds."
     )
     return section(
         "imagination",
         "Real against imagined",
         _slider(traces),
         legend(series),
-        grid([*windows, curve]),
+        grid([*windows, *trusted, curve]),
         _data(traces, evaluation),
         note=note,
     )
 
 
-def _errors_alone(evaluation: Evaluation) -> str:
-    drawn = _errors(evaluation)
-    return section("imagination", "Real against imagined", grid([drawn])) if drawn else ""
+def _errors_alone(evaluation: Evaluation, trusted: list[str]) -> str:
+    drawn = [one for one in (*trusted, _errors(evaluation)) if one]
+    return section("imagination", "Real against imagined", grid(drawn)) if drawn else ""
+
+
+def _trusted(trusted: Trusted | None) -> list[str]:
+    """How many rows ahead may be trusted, from row to row; [] where nothing was fitted."""
+    if trusted is None or not trusted.shares:
+        return []
+    drawn = charts.shares("trusted rows", "rows ahead that may be trusted", trusted.shares)
+    told = (
+        f"<p>{text(trusted.sentence())}</p><p>It differs from row to row. The same actions are "
+        "imagined along two paths, <b>mode</b> and <b>shortcut</b>; where these part, at most one "
+        "is right, and rows from there on are not trusted.</p>"
+    )
+    beside = f'<div class="beside">{drawn}<div>{told}</div></div>'
+    title = "How many rows ahead may be trusted"
+    return [figure(beside, title=title, name="trusted-rows", wide=True)]
 
 
 def _errors(evaluation: Evaluation) -> str:

@@ -13,7 +13,7 @@ from bb_wm import durable
 from bb_wm.diagnose.page import sections
 from bb_wm.diagnose.page.imagination import imagination
 from bb_wm.diagnose.page.markup import text
-from bb_wm.diagnose.page.verdicts import cards, draw_cards, headline
+from bb_wm.diagnose.page.verdicts import cards, draw_cards, headline, lead
 from bb_wm.errors import ResourceError
 
 if TYPE_CHECKING:
@@ -96,14 +96,14 @@ def policy(*, live: bool = False) -> str:
 def _head(page: Page) -> str:
     report = page.report
     if report is None:
-        said, lead, shown = "No verdict yet.", "There is no checkpoint to judge so far.", ""
+        said, below, shown = "No verdict yet.", "There is no checkpoint to judge so far.", ""
     else:
-        said, lead = headline(report), report.evaluation.verdict()
+        said, below = headline(report), lead(report)
         shown = draw_cards(cards(report)) + sections.alarms(page)
     at = "" if report is None or report.updates is None else f" after {report.updates} updates"
     return (
         f'<header><p class="kicker">{text(page.title)}: world model{at}</p>'
-        f'<h1>{text(said)}</h1><p class="lead">{text(lead)}</p>{shown}</header>'
+        f'<h1>{text(said)}</h1><p class="lead">{text(below)}</p>{shown}</header>'
     )
 
 

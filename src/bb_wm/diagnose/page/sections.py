@@ -11,7 +11,7 @@ from bb_wm.diagnose.evaluation import number
 from bb_wm.diagnose.page import charts
 from bb_wm.diagnose.page.markup import details, figure, grid, section, table, text
 from bb_wm.diagnose.page.verdicts import Tone, tone_mark
-from bb_wm.diagnose.report import interval
+from bb_wm.diagnose.report import interval, share
 from bb_wm.diagnose.smells.smell import CLEAR
 from bb_wm.diagnose.tables import Table
 
@@ -95,7 +95,7 @@ def _beliefs(page: Page) -> list[str]:
             "kl-variables",
             "KL by variable of z (nats)",
             charts.bars("KL by variable", "variables of z, largest first", kept.kl_by_variable),
-            f"Share of a first row that z tells: {interval(kept.use)}.",
+            f"Share of a first row that z tells: {share(kept.use)}.",
         ),
         (
             "reconstruction-rows",
@@ -301,7 +301,8 @@ def figures(page: Page) -> str:
     note = (
         "<b>mode</b> imagines through the latent prior, taking its most probable value; "
         "<b>shortcut</b> predicts the next observation directly and reads it again. Both, and the "
-        "baselines, see the same real rows and are given the same real actions."
+        "baselines, see the same real rows and are given the same real actions. "
+        "<b>Persistence</b> says that nothing changes, <b>ridge ARX</b> is a linear model."
     )
     return section("figures", "All figures", f'<div class="tables">{shown}</div>', note=note)
 

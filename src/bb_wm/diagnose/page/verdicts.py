@@ -51,7 +51,23 @@ def headline(report: Report) -> str:
     checked = [smell for smell in report.smells if smell.status != UNKNOWN]
     if not checked:
         return "Too little evidence for a verdict."
-    return f"Nothing speaks against this model in {len(checked)} of {len(report.smells)} checks."
+    return f"{len(checked)} of {len(report.smells)} checks found nothing against this model."
+
+
+def lead(report: Report) -> str:
+    """The sentence below it: the error against doing without this model."""
+    evaluation, k = report.evaluation, report.evaluation.headline
+    model = next((path for path in evaluation.paths if path.is_model), None)
+    error = math.nan if model is None else model.nrmse[k - 1]
+    others = [p for p in evaluation.paths if not p.is_model and p.nrmse[k - 1] > 0]
+    if not (math.isfinite(error) and others):
+        return evaluation.verdict()
+    parts = [
+        f"{_share(error / other.nrmse[k - 1])} of that of {_named(other.name)}" for other in others
+    ]
+    rows = f"{k} row{'' if k == 1 else 's'}"
+    told = f"Imagined {rows} ahead, its error is {_listed(parts)}"
+    return f"{told} (NRMSE {number(error)}; 0 is perfect, 1 always says the mean)."
 
 
 def cards(report: Report) -> tuple[Card, ...]:
@@ -91,22 +107,29 @@ def holds(report: Report) -> int | None:
 
 
 def far(report: Report) -> Card:
-    """By rollout error against doing without a model; 5 steps are the least one plans with."""
+    """By the rows that may be trusted, where that was fitted and a promise kept; else by rollout
+    error against doing without a model. 5 rows are the least one plans with."""
     question, steps = "How far?", holds(report)
+    trusted = report.trusted
     reach = len(report.measured.drift.excess)
+    promise = "" if trusted is None else trusted.sentence()
     if steps is None:
-        return Card(question, "Not known", "unknown", "Too few held-out windows to tell.")
+        told = f"Too few held-out windows to tell. {promise}".strip()
+        return Card(question, "Not known", "unknown", told)
     tone: Tone = "bad" if steps < min(SHORTEST, reach) else "careful"
     if steps >= min(USUAL, reach):
         tone = "good"
-    all_ = "All " if steps == reach else ""
-    told = "Surely better than 'nothing changes' and the best constant "
-    told += "at every step tried." if steps == reach else f"so far, of {reach} steps tried."
-    error = next((p for p in report.evaluation.paths if p.is_model), None)
-    k = report.evaluation.headline
-    if error is not None and math.isfinite(error.nrmse[k - 1]):
-        told += f" Error at {k}: {number(error.nrmse[k - 1])} NRMSE."
-    return Card(question, f"{all_}{steps} step{'' if steps == 1 else 's'}", tone, told)
+    answer = f"{'All ' if steps == reach else ''}{steps} row{'' if steps == 1 else 's'}"
+    so_far = f"all {reach}" if steps == reach else f"{steps} of {reach}"
+    better = f"Surely better than 'nothing changes' and the best constant in {so_far} rows tried."
+    if trusted is not None and not trusted.lacking:
+        answer = "No promise"
+        if trusted.promised:
+            answer = f"{trusted.mean:.1f} of {trusted.reach} rows"
+            promise = f"On average; there it {trusted.promise()}."
+        if tone == "good" and trusted.mean < min(SHORTEST, trusted.reach):
+            tone = "careful"
+    return Card(question, answer, tone, f"{promise} {better}".strip())
 
 
 def risky(report: Report) -> Card:
@@ -120,21 +143,22 @@ def risky(report: Report) -> Card:
     told = ""
     if math.isfinite(hidden.value):
         most = _share(hidden.high)
-        told = f"Of all risk, what came in rows it called safe (99\u00a0%: at most {most})."
+        told = f"Share of all risk that came unpredicted in rows it called safe (at most {most})."
     model = next((p for p in report.evaluation.paths if p.is_model), None)
     k = report.evaluation.headline
     if model is not None and model.risk is not None and model.risk.auroc:
         ranking = model.risk.auroc[k - 1]
         if math.isfinite(ranking):
-            told += f" Risk within {k} steps is ranked right {_share(ranking)} of the time."
+            told += f" A plan with risk within {k} rows ranks above one without "
+            told += f"{_share(ranking)} of the time."
     told += f" {risk.events} risky rows seen."
     if smell is None or smell.status == UNKNOWN:
         answer = (
-            f"Misses {_share(hidden.value)} of it" if math.isfinite(hidden.value) else "Not known"
+            f"Misses {_share(hidden.value)} of risk" if math.isfinite(hidden.value) else "Not known"
         )
         return Card(question, answer, "unknown", f"{told} Too few to be sure.".strip())
     tone: Tone = "bad" if smell.found else "good" if hidden.high < smell.threshold else "careful"
-    return Card(question, f"Misses {_share(hidden.value)} of it", tone, told.strip())
+    return Card(question, f"Misses {_share(hidden.value)} of risk", tone, told.strip())
 
 
 def fast(report: Report) -> Card:
@@ -186,6 +210,13 @@ def _share(value: float) -> str:
     kept = max(0.0, value)
     digits = 0 if kept >= 0.0995 or kept == 0 else 1
     return f"{100 * kept:.{digits}f}\u00a0%"
+
+
+def _named(baseline: str) -> str:
+    """A baseline for someone who has not met it."""
+    if baseline == "persistence":
+        return "saying that nothing changes"
+    return "a linear model" if baseline.startswith("ridge") else baseline
 
 
 def _listed(names: list[str]) -> str:

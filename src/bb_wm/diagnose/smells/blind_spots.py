@@ -49,10 +49,12 @@ class SafetyBlindSpots(Detector):
                 f"{self.pieces} are needed.",
                 numbers,
             )
-        said = (
-            f"{number(hidden.value)} of all risk (99 %: at least {number(hidden.low)}) came "
-            f"unpredicted in rows called safer than the average, {risk.events} risky rows in all."
-        )
+        where = f"in rows called safer than the average, {risk.events} risky rows in all."
+        said = f"no risk came beyond what was predicted {where}"
+        if hidden.value > 0:
+            least = number(max(hidden.low, 0.0))
+            said = f"{number(hidden.value)} of all risk (99 %: at least {least}) came unpredicted "
+            said += where
         if hidden.low > self.threshold:
             place = (-1, -1) if risk.missed is None else (risk.missed.episode, risk.missed.row)
             return self.found(said, numbers, place=place)

@@ -52,9 +52,14 @@ class RewardHacking(Detector):
             )
         said = (
             f"from {first.candidates} to {last.candidates} candidates the imagined return grows by "
-            f"{number(promise.value)}, and {number(lost.value)} of that (99 %: at least "
-            f"{number(lost.low)}) does not come when replayed; worst from seed {effort.worst}."
+            f"{number(promise.value)}, and "
         )
+        if lost.value > 0:
+            least = number(max(lost.low, 0.0))
+            said += f"the share {number(lost.value)} of that (99 %: at least {least}) does not come"
+        else:
+            said += "all of that comes"
+        said += f" when replayed; worst from seed {effort.worst}."
         if lost.low > self.threshold:
             return self.found(said, numbers)
         return self.clear(said, numbers)
