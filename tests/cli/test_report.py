@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import socket
+import sys
 import threading
 
 import pytest
@@ -86,6 +87,21 @@ def test_report_goes_where_it_is_sent_and_refuses_what_is_not_there(run, capsys,
     shutil.rmtree(run / "episodes-heldout")
     assert main(["report", "runs/LineWorld"]) == 1
     assert "held-out rows" in capsys.readouterr().err
+
+
+def test_report_writes_a_recording_for_rerun_or_says_what_it_needs(run, capsys, monkeypatch):
+    pytest.importorskip("rerun", reason="needs rerun-sdk, which dev installs")
+    words = ["report", "runs/LineWorld", "--windows", "60", "--rerun", "look.rrd"]
+    before = snapshot(run)
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "rerun", None)
+        assert main(words) == 2
+    assert 'pip install "bb_wm[rerun]"' in capsys.readouterr().err
+    assert snapshot(run) == before  # said before anything is done
+    assert main(words) == 0
+    assert "Look: rerun look.rrd" in capsys.readouterr().out
+    with open("look.rrd", "rb") as stream:
+        assert stream.read(3) == b"RRF"
 
 
 @pytest.fixture

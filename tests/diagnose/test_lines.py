@@ -31,7 +31,6 @@ def fill(path: Path, *, pairs: int = 12, lots: int = 30) -> Path:
         for n in range(pairs + lots):
             gain = float(draw.uniform(0.1, 1.0))
             ask = AskEvidence("look", gain, gain - 0.01, gain + 0.01, 0.0, 0.0, info=0.5)
-            push = CandidateEvidence("push", 2.0, 0.05, 0.1)
             decision = gate.decide(replace(PUSH, asks=(ask,)))
             paired = n < pairs
             for forced in ("ask", "skip") if paired else (str(draw.choice(["ask", "skip"])),):

@@ -33,6 +33,7 @@ recorded, promotions, and every figure. One file, no network. The same is kept a
 Examples
   bb-wm report runs/Pendulum-v1
   bb-wm report runs/Pendulum-v1 --replay --budget-ms 20
+  bb-wm report runs/Reacher-v5 --rerun reacher.rrd
   bb-wm report runs/ToolDesk --ledger decisions.sqlite --out /tmp/tooldesk.html
 """
 REPORT: Final = "report.json"
@@ -60,6 +61,8 @@ class Arguments:
     """The record of promotions; verdicts on this very model are shown."""
     out: Annotated[str, tyro.conf.arg(help_behavior_hint="(default: RUN/page.html)")] = ""
     """Where the page goes."""
+    rerun: Annotated[str, tyro.conf.arg(metavar="FILE.rrd")] = ""
+    """Also write held-out episodes beside their imagination for the Rerun viewer."""
     device: str = "cpu"
     """Where the model lives: cpu, cuda, cuda:1, ..."""
     threads: int = 0
@@ -74,9 +77,12 @@ def parse(words: Sequence[str]) -> Arguments:
 def run(arguments: Arguments) -> int:
     """Diagnose, write, and say what was found."""
     from bb_wm.diagnose.page.verdicts import cards, headline
+    from bb_wm.diagnose.rerun_export import require_rerun, write_rerun
 
     runs.use_threads(arguments.threads)
     runs.check_count("--windows", arguments.windows)
+    if arguments.rerun:
+        require_rerun()
     here = runs.open_run(arguments.run)
     model = runs.load_model(here, arguments.checkpoint, device=arguments.device)
     heldout = runs.rows_of(here, model, heldout=True)
@@ -108,6 +114,9 @@ def run(arguments: Arguments) -> int:
     for smell in report.found:
         print(f"\n{smell.sentence()}")
     print(f"\nPage: {place}")
+    if arguments.rerun:
+        written = write_rerun(arguments.rerun, model, heldout, report=report, title=here.name)
+        print(f"Look: rerun {near(written)}")
     return 0
 
 
