@@ -43,7 +43,8 @@ CONTRAST = """(() => {
     const ink = light(rgba(node.closest('svg') ? style.fill : style.color));
     const paper = light(behind(node));
     const ratio = (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05);
-    worst[node.tagName + '.' + node.className] = ratio;
+    const name = node.tagName + '.' + (node.getAttribute('class') ?? '');
+    worst[name] = Math.min(worst[name] ?? 99, ratio);
   }
   return Object.entries(worst).sort((a, b) => a[1] - b[1]).slice(0, 3);
 })()"""
@@ -56,6 +57,9 @@ CUT_OFF = """(() => {
     const box = node.getBoundingClientRect();
     if (box.width && (box.right > wide + 1 || box.left < -1)) out.push(node.outerHTML.slice(0, 90));
   }
+  for (const box of document.querySelectorAll('.scroll'))  // below a fold one may scroll
+    if (!box.closest('details') && box.scrollWidth > box.clientWidth + 1)
+      out.push('a table is cut: ' + box.textContent.slice(0, 60));
   for (const svg of document.querySelectorAll('svg[role=img]')) {
     const frame = svg.getBoundingClientRect();
     if (!frame.width) continue;
@@ -100,7 +104,8 @@ def test_it_opens_without_a_complaint_and_without_the_network(browser, address):
         assert browser.run(f"{attempt}.then(() => 'sent', () => 'refused')") == "refused"
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1440, "dark"), (1280, "light")])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1440])
 def test_nothing_is_cut_off_or_overlaps_and_all_text_can_be_read(browser, address, width, scheme):
     browser.look(width, scheme=scheme)
     browser.open(address)

@@ -165,7 +165,11 @@ def gains(lines: Sequence[GainCalibration]) -> str:
         )
         drawn.append(frame.dot(one.mean_estimate, one.mean_gain, 4.5))
         top = frame.at(one.mean_estimate, one.mean_gain)[1]
-        drawn.append(f'<text x="{x + 8:.1f}" y="{top - 6:.1f}">{one.method}</text>')
+        left = len(points) > 1 and one is min(points, key=lambda p: p[0].mean_estimate)[0]
+        drawn.append(
+            f'<text x="{x - 9 if left else x + 9:.1f}" y="{top + 16:.1f}" '
+            f'text-anchor="{"end" if left else "start"}">{one.method}</text>'
+        )
     told = "; ".join(
         f"{one.method}: estimated {number(one.mean_estimate)}, realised {number(one.mean_gain)}"
         for one, _ in points

@@ -204,26 +204,27 @@ def asking(page: Page) -> str:
         )
         return section("evsi", "Was asking worth it?", told)
     counts = ", ".join(f"{count} {name}" for name, count in ledger.counts.items()) or "none"
-    lines = tuple(
+    settled = ledger.calibration
+    lines = (
+        ("decisions", *(str(one.n) for one in settled)),
+        ("estimated EVSI", *(number(one.mean_estimate) for one in settled)),
         (
-            one.method,
-            str(one.n),
-            number(one.mean_estimate),
-            f"{number(one.mean_gain)} (se {number(one.mean_gain_error)})",
-            f"{number(one.slope)} (se {number(one.slope_error)})",
-        )
-        for one in ledger.calibration
+            "realised gain",
+            *(f"{number(one.mean_gain)} (se {number(one.mean_gain_error)})" for one in settled),
+        ),
+        ("slope", *(f"{number(one.slope)} (se {number(one.slope_error)})" for one in settled)),
     )
-    header = ("settled by", "decisions", "estimated EVSI", "realised gain", "slope")
+    header = ("settled by", *(one.method for one in settled))
     parts = [f"<p>Decisions: {text(counts)}; {ledger.outcomes} with an outcome.</p>"]
-    if lines:
+    if settled:
+        shown = table(Table("EVSI estimates against realised gains", header, lines))
         drawn = figure(
-            charts.gains(ledger.calibration),
+            f'<div class="beside">{charts.gains(settled)}{shown}</div>',
             title="Estimated EVSI against realised gain",
             caption="Whiskers: two standard errors. On the diagonal the estimates come true.",
+            wide=True,
         )
-        shown = table(Table("EVSI estimates against realised gains", header, lines))
-        parts.append(grid([drawn]) + shown)
+        parts.append(grid([drawn]))
     else:
         parts.append(
             '<p class="note">No decision was settled by lot, so estimates cannot be held against '

@@ -16,8 +16,9 @@ _ALARMS = ("helpless", "hubris", "deaf")
 @dataclass(frozen=True)
 class HelplessOrHubris(Detector):
     """The ledger's alarms on asking, where decisions settled by lot confirm them; deafness (no
-    answer was ever thought to tell anything) is evidence by itself. Below `least` decisions not
-    even 0 asks exclude that 3 % would be asked (Wilson's interval, 95 %)."""
+    answer was ever thought to tell anything) is evidence by itself. Health takes more than the
+    ledger's own `Watch.least`: below `least` decisions not even 0 asks exclude that 3 % would be
+    asked (Wilson's interval, 95 %), so hubris could not have shown itself."""
 
     threshold: float = 0.95
     least: int = 125
