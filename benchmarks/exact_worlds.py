@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from bb_wm.data import collect, probe_alignment
-from bb_wm.diagnose.open_loop import imagine
+from bb_wm.diagnose.open_loop import context_batch, future_actions, imagine
 from bb_wm.diagnose.windows import Windows, cut_windows
 from bb_wm.errors import AlignmentError
 from bb_wm.rssm import WorldModel
@@ -78,7 +79,29 @@ def _kalman(env: KalmanWorld, model: WorldModel, windows: Windows) -> dict[str, 
     for mode in MODES:
         mse = ((_imagined(model, windows, mode) - real) ** 2).mean(axis=(0, 2))
         answer[f"ratio_{mode}"] = (mse / best).tolist()
+    answer["spread_over_exact"] = _spread_over_exact(model, windows, law.obs_cov[0])
     return answer
+
+
+def _spread_over_exact(model: WorldModel, windows: Windows, cov: np.ndarray) -> float:
+    """How much too wide the belief about the next row is: 0.1 if by 10 % in every dimension.
+
+    The model's mean -log p(o') less the entropy of the exact N(., cov), in nats per dimension, as
+    a share of the deviation. What is misplaced counts as well as what is too wide or too narrow.
+    """
+    with torch.no_grad():
+        latent = model.filter(context_batch(model, windows))[:, -1]
+        real = torch.from_numpy(_targets(windows)[:, 0]).float()
+        told = model.next_log_likelihood(
+            latent, future_actions(windows, latent)[:, 0], {"obs": real}
+        )
+    # From model units to data units: sights are affine in observations.
+    seen = windows.obs["obs"][:, windows.context - 1]
+    unit = seen.std(axis=0) / latent.sight.numpy().std(axis=0)
+    size = len(unit)
+    nats = float(-told.mean()) + float(np.log(unit).sum())
+    exact = 0.5 * float(np.linalg.slogdet(2 * np.pi * np.e * cov)[1])
+    return float(np.expm1((nats - exact) / size))
 
 
 def _line(model: WorldModel, windows: Windows) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from bb_wm.data import collect
 from bb_wm.diagnose.windows import SHORT_CONTEXT, plan_windows
 from bb_wm.types import ActionSpec, Episode, ObsSpec
 from bb_wm.worlds.catalogue import make_world
+from bb_wm.worlds.pixels import pixel_name
 from benchmarks.training import Settings
 
 HEADLINE = 10
@@ -71,7 +72,7 @@ class Data:
 @functools.lru_cache(maxsize=1)
 def gather(world: str, seed: int, rules: Rules) -> Data:
     """The rows of a world; with columns after an @, only these and noisy."""
-    name, _, columns = world.partition("@")
+    name, _, columns = (world, "", "") if pixel_name(world)[1] else world.partition("@")
     maker, about = make_world(name)
     env = maker()
     try:

@@ -280,6 +280,7 @@ def _strangeness(
     spread = np.std(np.concatenate([np.asarray(e.obs["obs"]) for e in usual]), axis=0)
     random = np.random.default_rng(0)
     half = np.arange(len(spread)) % 2 == 0
+    first = np.arange(len(spread)) == int(spread.argmax())
     shifts = {
         "scaled x10": lambda x: 10 * x,
         "frozen": lambda x: np.repeat(x[:1], len(x), 0),
@@ -287,8 +288,11 @@ def _strangeness(
         "swapped": lambda x: x[:, ::-1],
         "noisy, 0.5 sd": lambda x: x + 0.5 * spread * random.standard_normal(x.shape),
         "every other blank": lambda x: np.where(half, 0.0, x),
+        "one column stuck": lambda x: np.where(first, x[:1], x),
+        "biased by 1 sd": lambda x: x + spread,
     }
     strange = {name: [_shifted(e, make) for e in usual] for name, make in shifts.items()}
+    strange["other actions than told"] = [_deaf(e, random) for e in usual]
     heavy = _other_gravity(job, len(usual))
     if heavy:
         strange["gravity x2"] = heavy
@@ -307,6 +311,11 @@ def _strangeness(
 def _shifted(episode: Episode, make: Any) -> Episode:
     seen = make(np.asarray(episode.obs["obs"], np.float64)).astype(np.float32)
     return replace(episode, obs={"obs": seen})
+
+
+def _deaf(episode: Episode, random: np.random.Generator) -> Episode:
+    """The world did something else than what was asked: the actions of other rows."""
+    return replace(episode, action=random.permutation(np.asarray(episode.action), axis=0))
 
 
 def _other_gravity(job: Job, count: int) -> list[Episode]:

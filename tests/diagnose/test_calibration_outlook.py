@@ -140,6 +140,14 @@ def test_what_cannot_be_fitted_is_refused(model: WorldModel) -> None:
         Outlook.fit(model, linear_episodes(2, 12, 1), reach=REACH)
 
 
+def test_rows_that_few_windows_have_are_as_their_neighbours(model: WorldModel) -> None:
+    # 20 episodes of 8 rows, 3 seen: 100, 80, 60, 40 and 20 windows have row 1, 2, 3, 4 and 5.
+    outlook = Outlook.fit(model, linear_episodes(20, 8, 1, noise=0.1), reach=5, context=3)
+    for part in (outlook.width["obs"], outlook.share["obs"]):
+        assert part[4].tolist() == part[3].tolist()
+        assert part[3].tolist() != part[2].tolist()
+
+
 def test_keys_that_are_not_vectors_are_given_as_they_are_imagined() -> None:
     from gymnasium import spaces
 

@@ -101,12 +101,25 @@ def test_image_shapes_both_ways(shape: tuple[int, ...]) -> None:
     torch.testing.assert_close(image.look(obs[0, 0]), sight[0, 0], atol=1e-5, rtol=1e-4)
     params = image.head(torch.randn(2, 4, 10))
     assert image.decode(params).shape == obs.shape
-    error = image.error(params, obs)
-    assert error.shape == (2, 4, 1)
-    shown = (image.decode(params) / 255.0 - obs.float() / 255.0).square().flatten(2).mean(-1)
-    inside = params.abs().amax() < 0.5  # decode clamps to 0..255, the error does not
-    if bool(inside):
-        torch.testing.assert_close(error.squeeze(-1), shown, atol=1e-5, rtol=1e-4)
+    assert image.error(params, obs).shape == (2, 4, 1)
+
+
+@pytest.mark.parametrize("shape", [(32, 32, 3), (3, 16, 16)])
+def test_images_are_told_as_differences_from_the_mean_picture(shape: tuple[int, ...]) -> None:
+    image = make(ObsEntry("im", "image", shape))
+    assert isinstance(image, Image)
+    obs = torch.randint(40, 200, (500, *shape), dtype=torch.uint8)
+    obs[:, 0] = 250  # what never changes
+    for part in obs.split(20):
+        image.observe(part, part[:0])
+    mean, spread = obs.double().mean(0), obs.double().std(0, unbiased=False)
+    nothing = torch.zeros(1, *image.head(torch.zeros(1, 10)).shape[1:])
+    torch.testing.assert_close(image.decode(nothing)[0], mean.float(), atol=1e-3, rtol=0)
+    # The error is in units of one deviation for all pixels; predicting the mean scores about 1.
+    unit = spread.square().mean().sqrt()
+    gap = ((obs.double() - mean) / unit).square().flatten(1).mean(1)
+    torch.testing.assert_close(image.error(nothing, obs)[:, 0].double(), gap, atol=1e-4, rtol=1e-4)
+    assert float(gap.mean()) == pytest.approx(1.0, abs=1e-6)
 
 
 def test_image_likelihood_counts_every_pixel() -> None:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from bb_wm.types import ObsEntry
 
 
+_PICTURES = 32  # of a batch, that the mean picture learns from
+
+
 class Modality(nn.Module, ABC):
     """One key of the observation.
 
@@ -195,8 +198,10 @@ class JoinedHead(nn.Module):
 class Image(Modality):
     """Pixels 0..255; convolutions both ways, Gaussian likelihood with one estimated scale.
 
-    A sight is the encoder's features: pixels have no useful change from row to row, so the shortcut
-    predicts features, and an image is shown by decoding the latent that reads them.
+    Pixels are told as differences from the mean picture, in units of one deviation for all: most of
+    a picture never changes, and features of it whole would hardly differ. A sight is the encoder's
+    features: pixels have no useful change from row to row, so the shortcut predicts features, and
+    an image is shown by decoding the latent that reads them.
     """
 
     by_sight = False
@@ -222,15 +227,22 @@ class Image(Modality):
         self.to_sight = nn.Linear(widths[-1] * math.prod(self.small), features)
         self.norm = RMSNorm(features, eps=1e-3)
         self.head = ImageHead(trunk, widths[::-1], self.small, tuple(self.sides))
+        self.rows = Statistics(self.pixels, still=0.0)
         self.decode_scale = RunningScale(steps + 1, 1, fixed=fixed_scale)
         self.direct_scale = RunningScale(steps, features, fixed=fixed_scale)
 
-    def _channels_first(self, obs: Tensor) -> Tensor:
-        scaled = obs.float() / 255.0 - 0.5
-        return scaled if self.channels_first else scaled.movedim(-1, -3)
+    @property
+    def _unit(self) -> Tensor:
+        """One deviation for all pixels, at least a level of 255."""
+        return self.rows.scale.square().mean().sqrt().clamp_min(1.0)
+
+    def _told(self, obs: Tensor) -> Tensor:
+        """Pixels [*batch, *shape] -> differences from the mean picture [*batch, C, H, W]."""
+        told = (obs.float() - self.rows.centre.reshape(self.shape)) / self._unit
+        return told if self.channels_first else told.movedim(-1, -3)
 
     def look(self, obs: Tensor) -> Tensor:
-        pixels = self._channels_first(obs)
+        pixels = self._told(obs)
         maps = self.convolutions(pixels.flatten(0, -4) if pixels.ndim > 3 else pixels[None])
         sight = self.norm(self.to_sight(maps.flatten(1)))
         return cast("Tensor", sight.reshape(*obs.shape[:-3], self.sight_size))
@@ -242,11 +254,11 @@ class Image(Modality):
         pixels = params
         if noise is not None:
             pixels = pixels + self.decode_scale.scale[0] * noise.reshape(params.shape)
-        pixels = ((pixels + 0.5) * 255.0).clamp(0.0, 255.0)
-        return pixels if self.channels_first else pixels.movedim(-3, -1)
+        pixels = pixels if self.channels_first else pixels.movedim(-3, -1)
+        return (self.rows.centre.reshape(self.shape) + self._unit * pixels).clamp(0.0, 255.0)
 
     def error(self, params: Tensor, target: Tensor) -> Tensor:
-        gap = (params - self._channels_first(target)).square()
+        gap = (params - self._told(target)).square()
         return gap.flatten(-3).mean(-1, keepdim=True)
 
     def advance(self, sight: Tensor, raw: Tensor) -> Tensor:
@@ -260,13 +272,23 @@ class Image(Modality):
             return self.decode_scale.nll(error, first).sum(-1) * self.pixels
         return self.direct_scale.nll(error, first).sum(-1)
 
+    @torch.no_grad()
+    def observe(self, obs: Tensor, change: Tensor) -> None:
+        # A few pictures of a batch tell the mean as well as all of them.
+        few = obs[:: max(1, len(obs) // _PICTURES)]
+        self.rows.update(few.flatten(1))
+
     def track(self, error: Tensor, mask: Tensor, kind: str, first: int) -> None:
         scale = self.decode_scale if kind == "decode" else self.direct_scale
         scale.update(error, mask, first)
 
 
 class ImageHead(nn.Module):
-    """Trunk -> maps of half the size each -> pixels, resized to the exact sides."""
+    """Trunk -> maps of half the size each -> pixels, cut to the exact sides.
+
+    A transposed convolution of 4 x 4 by steps of 2 gives each pixel the same number of weights, and
+    costs a fifth of enlarging first and convolving then.
+    """
 
     def __init__(
         self, trunk: int, widths: list[int], small: tuple[int, ...], sides: tuple[int, ...]
@@ -275,16 +297,16 @@ class ImageHead(nn.Module):
         self.small, self.sides = small, sides
         self.start = nn.Linear(trunk, widths[0] * math.prod(small))
         self.convolutions = nn.ModuleList(
-            nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(widths)
+            nn.ConvTranspose2d(a, b, 4, stride=2, padding=1) for a, b in pairwise(widths)
         )
 
     def forward(self, trunk: Tensor) -> Tensor:
         lead = trunk.shape[:-1]
         maps = self.start(trunk.reshape(-1, trunk.shape[-1])).unflatten(-1, (-1, *self.small))
-        last = len(self.convolutions) - 1
-        for i, convolution in enumerate(self.convolutions):
-            grown = list(self.sides) if i == last else [2 * n for n in maps.shape[-2:]]
-            maps = convolution(F.interpolate(F.silu(maps), size=grown))
+        for convolution in self.convolutions:
+            maps = convolution(F.silu(maps))
+        high, wide = self.sides
+        maps = maps[..., :high, :wide]
         return cast("Tensor", maps.reshape(*lead, *maps.shape[1:]))
 
 

@@ -61,9 +61,15 @@ class Network(nn.Module):
         follows = valid[:, 1:] & valid[:, :-1] & ~batch.is_first[:, 1:]
         for i, key in enumerate(self.rssm.keys):
             obs = batch.obs[key]
+            modality = self.rssm.modality(i)
             rows = obs[valid]
-            changes = (obs[:, 1:].float() - obs[:, :-1].float())[follows]
-            self.rssm.modality(i).observe(rows, changes)
+            # Pictures have no use for changes, and they are large.
+            changes = (
+                (obs[:, 1:].float() - obs[:, :-1].float())[follows]
+                if modality.by_sight
+                else rows[:0]
+            )
+            modality.observe(rows, changes)
         self.rssm.action_statistics.update(batch.action[:, :-1][follows])
         received = valid & ~batch.is_first
         self.reward.statistics.update(batch.reward[received].unsqueeze(-1))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -124,7 +124,7 @@ def evaluate_terms(
         roll = rollout_loss(network, section, more[0], imagined[1], objective, track)
     if section is not None and objective.shortcut > 0.0:
         short = shortcut_loss(network, section, track)
-        short = short + next_sight_loss(network, batch, sight, walk.h)
+        short = short + next_sight_loss(network, batch, sight.detach(), walk.h)
     mask = zero
     if network.mask is not None and batch.action_mask is not None:
         mask = masked_mean(network.mask.error(features, batch.action_mask), batch.valid)
@@ -222,10 +222,12 @@ def cut(rssm: RSSM, batch: Batch, walk: Filtered, starts: Tensor, steps: int) ->
     # Past the end nothing was done: the last real action goes on.
     last = (starts + follows.sum(-1) - 1).clamp_min(0)
     held = batch.action.take_along_dim(last.unsqueeze(-1), dim=1).unsqueeze(2)
+    start = stack_latents([walk.row(t) for t in starts.tolist()])
     return Section(
-        start=stack_latents([walk.row(t) for t in starts.tolist()]),
+        # Features that are to be foretold must not learn to be foretold easily and collapse.
+        start=replace(start, sight=start.sight.detach()),
         action=torch.where(past.unsqueeze(-1), held, action),
-        sight=walk.sight[:, index],
+        sight=walk.sight[:, index].detach(),
         posterior=walk.posterior[:, index].detach(),
         obs={key: batch.obs[key][:, index] for key in pixels},
         reward=batch.reward[:, index],

@@ -10,11 +10,13 @@ import difflib
 import importlib
 import importlib.util
 import re
+from dataclasses import replace
 from typing import Any
 
 from bb_wm.errors import ConfigError, MissingExtraError
 from bb_wm.worlds.browser.tasks import BROWSER
 from bb_wm.worlds.factory import FACTORY, motor_world
+from bb_wm.worlds.pixels import pixel_name
 from bb_wm.worlds.risk import Failure, InfoCost, OverLimit
 from bb_wm.worlds.robot import DM_CONTROL, ROBOTS, SAFE, safety_world
 from bb_wm.worlds.world import (
@@ -139,20 +141,28 @@ def make_world(name: str, **kwargs: Any) -> tuple[WorldMaker, World]:
 
     `name` is a name of `list_worlds()`, any registered Gymnasium id, "dm_control/TASK-v0",
     "safety/TASK", an id of gym-electric-motor, or "module:Env-v0", whose module is imported for its
-    registrations. Raises MissingExtraError with the install line, or ConfigError with the nearest
-    names.
+    registrations; "NAME@64px" is the same world seen as 64 x 64 pixels. Raises MissingExtraError
+    with the install line, or ConfigError with the nearest names.
     """
     world = find_world(name)
     check_installed(world)
     registers = "shimmy" if world.env_id.startswith(DM_CONTROL) else ""
     maker = WorldMaker(world.env_id, {**world.kwargs, **kwargs}, world.measures, registers)
-    return maker, world
+    if not world.side:
+        return maker, world
+    seen = replace(maker, side=world.side, risk=world.risk)
+    return seen, replace(world, risk=InfoCost())
 
 
 def find_world(name: str) -> World:
     """The World of a name, without making anything; ConfigError with the nearest names."""
     if not isinstance(name, str) or not name.strip():
         raise ConfigError("world", expected="a name", actual=repr(name))
+    plain, side = pixel_name(name)
+    if side:
+        world = find_world(plain)
+        needs = "pixels" if world.needs == "gymnasium" else world.needs
+        return replace(world, name=name, needs=needs, side=side)
     for world in WORLDS:
         if name == world.name or (name == world.env_id and not world.kwargs):
             return world

@@ -24,6 +24,7 @@ MODULES_OF: Final[Mapping[str, tuple[str, ...]]] = {
     "motor": ("gym_electric_motor",),
     "factory": ("gym_electric_motor", "pcgym"),
     "browser": ("miniwob", "selenium"),
+    "pixels": ("pygame",),
 }
 SAFETY: Final = "safety-gymnasium"  # lives in a Python of its own
 SAFETY_PYTHON: Final = "BB_WM_SAFETY_PYTHON"
@@ -37,6 +38,7 @@ class World:
 
     `risk` is what `collect` is told; `measures` are physical limits (bb_wm.worlds.measures) that
     the made environment watches and reports as info["cost"]. `kwargs` go to the environment.
+    With a `side` it is seen as that many pixels a side (bb_wm.worlds.pixels).
     """
 
     name: str
@@ -48,6 +50,7 @@ class World:
     note: str = ""
     measures: tuple[Measure, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    side: int = 0
 
     @property
     def installed(self) -> bool:
@@ -68,6 +71,8 @@ class WorldMaker:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     measures: tuple[Measure, ...] = ()
     registers: str = ""
+    side: int = 0
+    risk: Risk | None = None  # what is read off the numbers behind the pixels
 
     def __call__(self, **more: Any) -> Any:
         """A fresh environment; `more` goes to it too."""
@@ -75,13 +80,18 @@ class WorldMaker:
 
         from bb_wm.worlds.catalogue import register_worlds
         from bb_wm.worlds.physics import PhysicsRisk
+        from bb_wm.worlds.pixels import Pixels, quiet_pygame
 
         register_worlds()
         if self.registers:
             importlib.import_module(self.registers)
         kwargs = {**self.kwargs, **more}
+        if self.side:
+            quiet_pygame()
+            kwargs = {**kwargs, "render_mode": "rgb_array"}
         env: Any = gymnasium.make(self.env_id, disable_env_checker=True, **kwargs)
-        return PhysicsRisk(env, self.measures) if self.measures else env
+        env = PhysicsRisk(env, self.measures) if self.measures else env
+        return Pixels(env, self.side, self.risk) if self.side and self.risk else env
 
 
 def missing_module(needs: str) -> str:

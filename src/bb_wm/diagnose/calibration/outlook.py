@@ -39,6 +39,7 @@ SAMPLES = 16
 # If the truth is one more draw of the samples' law, it lies between the smallest and the largest of
 # n with probability (n - 1) / (n + 1).
 INSIDE = (SAMPLES - 1) / (SAMPLES + 1)
+LEAST = 2 * (SAMPLES + 1)  # windows to fit a row on
 WIDTHS = (0.02, 50.0)  # what a factor on the spread may be
 
 
@@ -72,7 +73,8 @@ class Outlook:
         """From held-out episodes, for up to `reach` rows (None: max_horizon).
 
         Where episodes are short, fewer rows are seen before imagining and fewer foretold, by the
-        rule of `plan_windows`. Raises ConfigError for a bad number, DataError for too few windows.
+        rule of `plan_windows`; a row that few windows have is given what its neighbour before was.
+        Raises ConfigError for a bad number, DataError for too few windows.
         """
         limit = model.config.max_horizon
         rows = limit if reach is None else reach
@@ -85,22 +87,23 @@ class Outlook:
             episodes, context=plan.context, reach=plan.reach, count=count, seed=seed
         )
         there = windows.target_valid
-        if there[:, -1].sum() < 2 * (SAMPLES + 1):
+        enough = int((there.sum(axis=0) >= LEAST).sum())
+        if enough == 0:
             raise DataError(
                 "episodes",
-                expected=f"at least {2 * (SAMPLES + 1)} windows of {plan.reach} rows to foretell",
-                actual=int(there[:, -1].sum()),
-                hint="hold out more rows, or give a smaller reach.",
+                expected=f"at least {LEAST} windows of {plan.context} rows and one more",
+                actual=int(there[:, 0].sum()),
+                hint="hold out more rows.",
             )
         slow, fast, drawn = _foretold(model, windows, seed)
         share, width = {}, {}
         for key in slow:
             came = windows.obs[key][:, plan.context :].astype(np.float64)
             came = came.reshape(*came.shape[:2], -1)
-            share[key] = _share(slow[key], fast[key], came, there)
+            share[key] = _held(_share(slow[key], fast[key], came, there), enough)
             centre = slow[key] + share[key] * (fast[key] - slow[key])
             apart = drawn[key] - slow[key][:, None]
-            width[key] = _width(apart, came - centre, there)
+            width[key] = _held(_width(apart, came - centre, there), enough)
         return cls(share, width, plan.reach, model_digest(model))
 
     @classmethod
@@ -272,6 +275,11 @@ def _sampled(
     return dict(model.imagine_obs(imagined.latents, noise))
 
 
+def _held(part: Array, enough: int) -> Array:
+    """[K, D] whose rows from `enough` on are as the last one before."""
+    return part[np.minimum(np.arange(len(part)), enough - 1)]
+
+
 def _share(slow: Array, fast: Array, came: Array, there: Array) -> Array:
     """Least squares share [K, D] of `fast` between the two paths, within 0 and 1."""
     gap = np.where(there[..., None], fast - slow, 0.0)
@@ -291,5 +299,6 @@ def _width(apart: Array, off: Array, there: Array) -> Array:
     found = np.zeros(off.shape[1:])
     for k in range(off.shape[1]):
         mine = needed[there[:, k], k]
-        found[k] = np.quantile(mine, INSIDE, axis=0, method="higher")
+        if len(mine):
+            found[k] = np.quantile(mine, INSIDE, axis=0, method="higher")
     return np.clip(found, *WIDTHS)
