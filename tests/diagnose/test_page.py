@@ -18,7 +18,7 @@ from tests.diagnose.helpers import LinearModel, linear_episodes
 from tests.diagnose.test_with_world_model import mixed_episodes
 
 from bb_wm.diagnose import Page, collect_traces, diagnose, plots, render_page, write_page
-from bb_wm.diagnose.page import curves, render, verdicts
+from bb_wm.diagnose.page import curves, render
 from bb_wm.diagnose.page.frames import shown_frames
 from bb_wm.diagnose.page.imagination import coverage
 from bb_wm.diagnose.page.svg import Axis, Frame, labels
@@ -202,102 +202,6 @@ def test_a_page_too_big_to_mail_is_refused_and_not_written(full, tmp_path, monke
     with pytest.raises(ResourceError):
         write_page(tmp_path / "page.html", full)
     assert list(tmp_path.iterdir()) == []
-
-
-# --- verdicts -------------------------------------------------------------------------------------
-
-
-def with_excess(report, *values, width=0.05):
-    from bb_wm.diagnose.estimates import Estimate
-
-    excess = tuple(Estimate(v, v - width, v + width, 50) for v in values)
-    drift = dataclasses.replace(report.measured.drift, excess=excess)
-    return dataclasses.replace(report, measured=dataclasses.replace(report.measured, drift=drift))
-
-
-def with_smells(report, **found):
-    smells = tuple(
-        dataclasses.replace(s, status="found", severity=found[s.name.replace(" ", "_")])
-        if s.name.replace(" ", "_") in found
-        else dataclasses.replace(s, status="clear")
-        for s in report.smells
-    )
-    return dataclasses.replace(report, smells=smells)
-
-
-def test_how_far_is_where_the_interval_last_lies_below_one(full):
-    report = full.report
-    found = with_excess(report, *[0.2] * 6, 0.97, 0.3, *[0.2] * 7)
-    assert verdicts.holds(found) == 6  # at 7 steps it may be no better; later luck does not count
-    found = dataclasses.replace(found, trusted=None)  # as reports were before
-    assert verdicts.far(found).tone == "careful"
-    assert verdicts.far(found).answer == "6 rows"
-    assert verdicts.holds(with_excess(report, *[0.2] * 15)) == 15
-    all_ = with_excess(dataclasses.replace(report, trusted=None), *[0.2] * 15)
-    assert verdicts.far(all_).answer == "All 15 rows"
-    assert verdicts.far(with_excess(report, 0.2, 0.3, 1.2, *[2.0] * 12)).tone == "bad"
-    assert verdicts.holds(with_excess(report, *[math.nan] * 15)) is None
-
-
-def test_how_far_says_the_promise_or_that_there_is_none(full):
-    held = with_excess(full.report, *[0.2] * 15)
-    card = verdicts.far(held)
-    assert TRUSTED.mean == 0.25 * 2 + 0.5 * 15
-    assert (card.answer, card.tone) == ("8.0 of 15 rows", "good")
-    assert "0.2 standard deviations" in card.reason
-    assert "at most 10\u00a0% of cases (95\u00a0% sure)" in card.reason
-    short = dataclasses.replace(TRUSTED, shares=(0.0, 0.0, 1.0))
-    assert verdicts.far(dataclasses.replace(held, trusted=short)).tone == "good"  # all of 2 rows
-    few = dataclasses.replace(TRUSTED, shares=(0.0, 1.0, *[0.0] * 14))
-    assert verdicts.far(dataclasses.replace(held, trusted=few)).tone == "careful"
-    none = dataclasses.replace(TRUSTED, shares=(1.0, *[0.0] * 15), promised=False)
-    card = verdicts.far(dataclasses.replace(held, trusted=none))
-    assert (card.answer, card.tone) == ("No promise", "careful")
-    assert card.reason.startswith("No row ahead can be promised to stay within 0.2")
-    lacking = Trusted(lacking="episodes must be at least 4")
-    page = dataclasses.replace(full, report=dataclasses.replace(held, trusted=lacking))
-    assert verdicts.far(page.report).answer == "All 15 rows"
-    assert "could not be fitted: episodes must be" in render_page(page)
-    assert ' id="trusted-rows"' not in render_page(page)
-    assert ' id="trusted-rows"' in render_page(full)
-
-
-def test_a_share_is_never_shown_as_less_than_none(full):
-    from bb_wm.diagnose.estimates import Estimate
-    from bb_wm.diagnose.report import share
-    from bb_wm.diagnose.smells import SafetyBlindSpots
-
-    assert share(Estimate(-0.129, -0.194, 0.02, 50)) == "0 [0, 0.0200]"
-    kept = full.report.measured
-    for value, said in (
-        (-0.129, "no risk came beyond"),
-        (0.1, "0.1 of all risk (99 %: at least 0)"),
-    ):
-        risk = dataclasses.replace(
-            kept.risk,
-            hidden=Estimate(value, value - 0.2, value + 0.2, 50),
-            events=50,
-            event_units=9,
-        )
-        smell = SafetyBlindSpots().judge(dataclasses.replace(kept, risk=risk))
-        assert smell.status == "clear"
-        assert smell.evidence.replace("0.100", "0.1").startswith(said)
-
-
-def test_a_serious_smell_says_no_and_a_warning_says_with_care(full):
-    clear = with_smells(full.report)
-    assert verdicts.trust(clear).tone == "good"
-    assert "7 of 7" in verdicts.headline(clear)
-    warned = with_smells(full.report, latency_creep="warning")
-    assert verdicts.trust(warned).answer == "With care"
-    both = with_smells(full.report, latency_creep="warning", rollout_drift="serious")
-    assert verdicts.trust(both).answer == "No"
-    assert verdicts.headline(both) == "Do not act on this model: rollout drift."
-
-
-def test_no_risk_seen_is_not_no_risk(full):
-    assert full.report.measured.risk.events == 0
-    assert verdicts.risky(full.report).tone == "unknown"
 
 
 # --- pictures -------------------------------------------------------------------------------------

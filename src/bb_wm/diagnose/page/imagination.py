@@ -66,11 +66,15 @@ def _trusted(trusted: Trusted | None) -> list[str]:
     if trusted is None or not trusted.shares:
         return []
     drawn = charts.shares("trusted rows", "rows ahead that may be trusted", trusted.shares)
-    told = (
-        f"<p>{text(trusted.sentence())}</p><p>It differs from row to row. The same actions are "
-        "imagined along two paths, <b>mode</b> and <b>shortcut</b>; where these part, at most one "
-        "is right, and rows from there on are not trusted.</p>"
+    why = (
+        "It differs from row to row. The same actions are imagined along two paths, <b>mode</b> "
+        "and <b>shortcut</b>; where these part, at most one is right, and rows from there on are "
+        "not trusted."
+        if trusted.promised
+        else "However cautiously it was asked, what was imagined of held-out rows was further off "
+        "too often."
     )
+    told = f"<p>{text(trusted.sentence())}</p><p>{why}</p>"
     beside = f'<div class="beside">{drawn}<div>{told}</div></div>'
     title = "How many rows ahead may be trusted"
     return [figure(beside, title=title, name="trusted-rows", wide=True)]

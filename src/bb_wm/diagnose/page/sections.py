@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,7 @@ def learning(page: Page) -> str:
     for name, curve in page.curves.items():
         drawn = figure(
             charts.learning(name, curve),
-            title=_MEANS.get(name, name.replace("_", " ")),
+            title=_MEANS.get(name) or _judged(name),
             caption=_TELLS.get(name, ""),
             name=_ANCHORS.get(name, ""),
         )
@@ -65,6 +66,15 @@ def learning(page: Page) -> str:
     return section(
         "learning", "How it learnt", grid([*first, *beliefs]), _held_out(judged), folded, note=note
     )
+
+
+def _judged(name: str) -> str:
+    """ "held-out shortcut_nrmse_5" for someone who reads it the first time."""
+    found = re.fullmatch(r"held-out (shortcut_)?nrmse_(\d+)", name)
+    if found is None:
+        return name.replace("_", " ")
+    path = ", shortcut" if found[1] else ""
+    return f"Error {found[2]} row{'' if found[2] == '1' else 's'} ahead{path} (NRMSE)"
 
 
 def _held_out(figures: list[str]) -> str:

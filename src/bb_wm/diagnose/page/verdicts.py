@@ -48,10 +48,10 @@ def headline(report: Report) -> str:
         return f"Do not act on this model: {_listed(serious)}."
     if found:
         return f"Usable with care: {_listed([smell.name for smell in found])}."
-    checked = [smell for smell in report.smells if smell.status != UNKNOWN]
-    if not checked:
-        return "Too little evidence for a verdict."
-    return f"{len(checked)} of {len(report.smells)} checks found nothing against this model."
+    made, all_ = _checked(report), len(report.smells)
+    if 2 * made <= all_:
+        return f"Too little evidence for a verdict: {made} of {all_} checks could be made."
+    return f"{made} of {all_} checks found nothing against this model."
 
 
 def lead(report: Report) -> str:
@@ -62,9 +62,7 @@ def lead(report: Report) -> str:
     others = [p for p in evaluation.paths if not p.is_model and p.nrmse[k - 1] > 0]
     if not (math.isfinite(error) and others):
         return evaluation.verdict()
-    parts = [
-        f"{_share(error / other.nrmse[k - 1])} of that of {_named(other.name)}" for other in others
-    ]
+    parts = [_times(error / other.nrmse[k - 1], _named(other.name)) for other in others]
     rows = f"{k} row{'' if k == 1 else 's'}"
     told = f"Imagined {rows} ahead, its error is {_listed(parts)}"
     return f"{told} (NRMSE {number(error)}; 0 is perfect, 1 always says the mean)."
@@ -76,7 +74,8 @@ def cards(report: Report) -> tuple[Card, ...]:
 
 
 def trust(report: Report) -> Card:
-    """By smells: a serious one says no, a warning says with care; what was not checked is named."""
+    """By smells: a serious one says no, a warning says with care. What was not checked is named;
+    where that is half of them or more, nothing is said."""
     question = "Can I trust it?"
     open_ = [smell.name for smell in report.smells if smell.status == UNKNOWN]
     left = f" Not checked for lack of evidence: {_listed(open_)}." if open_ else ""
@@ -87,11 +86,16 @@ def trust(report: Report) -> Card:
     if found:
         names = _listed([smell.name for smell in found])
         return Card(question, "With care", "careful", f"Found: {names}.{left}")
-    clear = len(report.smells) - len(open_)
-    if not clear:
-        return Card(question, "Not known", "unknown", left.strip())
+    clear = _checked(report)
     told = f"{clear} of {len(report.smells)} known failures were looked for and not found."
+    if 2 * clear <= len(report.smells):
+        return Card(question, "Not known", "unknown", told + left)
     return Card(question, "So far, yes", "good", told + left)
+
+
+def _checked(report: Report) -> int:
+    """How many smells there was enough evidence to look for."""
+    return sum(smell.status != UNKNOWN for smell in report.smells)
 
 
 def holds(report: Report) -> int | None:
@@ -142,7 +146,7 @@ def risky(report: Report) -> Card:
     hidden = risk.hidden
     told = ""
     if math.isfinite(hidden.value):
-        most = _share(hidden.high)
+        most = _share(min(hidden.high, 1.0))
         told = f"Share of all risk that came unpredicted in rows it called safe (at most {most})."
     model = next((p for p in report.evaluation.paths if p.is_model), None)
     k = report.evaluation.headline
@@ -210,6 +214,13 @@ def _share(value: float) -> str:
     kept = max(0.0, value)
     digits = 0 if kept >= 0.0995 or kept == 0 else 1
     return f"{100 * kept:.{digits}f}\u00a0%"
+
+
+def _times(ratio: float, of: str) -> str:
+    """ "22 % of that of X", "3.1 times that of X", or that it is far more."""
+    if ratio < 1:
+        return f"{_share(ratio)} of that of {of}"
+    return f"{number(ratio)} times that of {of}" if ratio < 100 else f"far above that of {of}"
 
 
 def _named(baseline: str) -> str:
