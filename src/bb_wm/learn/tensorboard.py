@@ -55,7 +55,7 @@ def draw_lines(folder: Path, lines: Lines) -> None:
 
     shutil.rmtree(folder, ignore_errors=True)
     for series in sorted({name for line in lines.values() for name in line}):
-        writer = EventFileWriter(str(folder / re.sub(r"[^\w.-]+", "_", series)))
+        writer = EventFileWriter(str(folder / re.sub(r"[^\w.-]+", "_", series).strip("_")))
         for name, line in lines.items():
             for step, number in line.get(series, ()):
                 if math.isfinite(number):
