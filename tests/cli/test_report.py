@@ -9,6 +9,7 @@ import sys
 import threading
 
 import pytest
+import torch
 from tests.cli.conftest import start
 from tests.cli.test_commands import snapshot
 
@@ -42,6 +43,21 @@ def test_training_ends_with_report_card_and_page(trained):
     assert "Can I trust it?" in page
     for smell in report.found:
         assert smell.sentence() in trained[2]
+
+
+def test_the_band_is_as_wide_as_the_model_was_wrong(trained, run, capsys):
+    from bb_wm.diagnose.calibration import Outlook
+
+    page = (trained[0] / "runs/LineWorld/page.html").read_text()
+    assert "samples as wide as it was wrong" in page
+    Outlook.load(run / "outlook.json", Run.open(run).load_model())
+    # A model that was trained on has no fitted width any more: what was learnt is shown.
+    from bb_wm.cli.report import outlook_of
+
+    other = Run.open(run).load_model()
+    with torch.no_grad():
+        next(iter(other.state_tensors().values())).add_(1.0)
+    assert outlook_of(Run.open(run), other) is None
 
 
 def test_report_replays_shows_decisions_and_promotions_and_keeps_no_paths(run, capsys):

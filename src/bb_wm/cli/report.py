@@ -15,10 +15,11 @@ import tyro
 from bb_wm.cli import runs
 from bb_wm.cli.shell import near
 from bb_wm.cli.words import parse_words
-from bb_wm.errors import BBWMError, DataError, MissingExtraError
+from bb_wm.errors import BBWMError, CheckpointError, DataError, MissingExtraError
 
 if TYPE_CHECKING:
     from bb_wm.diagnose import Report
+    from bb_wm.diagnose.calibration import Outlook
     from bb_wm.diagnose.effort import Simulator
     from bb_wm.diagnose.page import Page
     from bb_wm.learn.run import Run
@@ -147,12 +148,16 @@ def examine(
 
 
 def trusting(here: Run, model: WorldModel, report: Report, heldout: Sequence[Episode]) -> Report:
-    """The report with how far the model may be imagined, fitted here and kept as trust.json."""
+    """The report with how far the model may be imagined, fitted here and kept as trust.json; how
+    wide what it foretells must be as outlook.json."""
+    from bb_wm.diagnose.calibration import Outlook
     from bb_wm.diagnose.trusted import fit_trust
 
     trust, told = fit_trust(model, heldout)
     if trust is not None:
         trust.save(here.trust)
+    with contextlib.suppress(DataError):  # too few held-out rows: the page shows what was learnt
+        Outlook.fit(model, heldout).save(here.outlook)
     return replace(report, trusted=told)
 
 
@@ -220,7 +225,7 @@ def compose(
     return Page(
         title=here.name,
         report=report,
-        traces=collect_traces(model, heldout),
+        traces=collect_traces(model, heldout, outlook=outlook_of(here, model)),
         curves=curves_of(here),
         ledger=None if decisions is None else read_ledger(decisions),
         promotions=promotions_of(digest, promotions),
@@ -233,6 +238,16 @@ def compose(
             "judged with": describe_software(),
         },
     )
+
+
+def outlook_of(here: Run, model: WorldModel) -> Outlook | None:
+    """What an evaluation fitted for this very model, if there was one."""
+    from bb_wm.diagnose.calibration import Outlook
+
+    try:
+        return Outlook.load(here.outlook, model)
+    except CheckpointError:
+        return None
 
 
 def begun(here: Run) -> dict[str, object]:

@@ -62,6 +62,7 @@ def run(arguments: Arguments) -> int:
     runs.use_threads(arguments.threads)
     for flag in ("windows", "horizon", "context"):
         runs.check_count(f"--{flag}", getattr(arguments, flag))
+    from bb_wm.cli.report import outlook_of
     from bb_wm.diagnose import collect_traces
     from bb_wm.diagnose.plots import require_matplotlib
 
@@ -78,6 +79,7 @@ def run(arguments: Arguments) -> int:
         reach=arguments.horizon,
         windows=arguments.windows,
         seed=arguments.seed,
+        outlook=outlook_of(here, model),
     )
     folder = Path(arguments.out) if arguments.out else here.folder / "rollout"
     for line in _draw(traces, durable.make_directory(folder)):

@@ -18,10 +18,12 @@ from bb_wm.diagnose.baselines import Forecast, Persistence, Predictor, RidgeARX
 from bb_wm.diagnose.evaluation import Evaluation, PathScores, RiskScores, headline_horizon
 from bb_wm.diagnose.windows import WindowPlan, Windows, cut_windows, plan_windows
 from bb_wm.errors import ConfigError
+from bb_wm.rssm import WorldModel
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from bb_wm.diagnose.calibration.outlook import Outlook
     from bb_wm.types import ActionSpec, Batch, Episode, Latent, ObsSpec, Trajectory
 
 MODES = ("mode", "shortcut", "sample")
@@ -164,14 +166,25 @@ def imagine(
 
 
 def imagine_samples(
-    model: OpenLoopModel, windows: Windows, *, count: int = SAMPLES, seed: int = 0
+    model: OpenLoopModel,
+    windows: Windows,
+    *,
+    count: int = SAMPLES,
+    seed: int = 0,
+    outlook: Outlook | None = None,
 ) -> dict[str, np.ndarray]:
-    """`count` sampled observations per window and key, [W, count, K, ...]."""
+    """`count` sampled observations per window and key, [W, count, K, ...]: the means of sampled
+    latents, or with an `outlook` of a WorldModel its samples."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        latent = model.filter(context_batch(model, windows))[:, -1].expand(count)
-        actions = future_actions(windows, latent).unsqueeze(1)
-        actions = actions.expand(-1, count, -1, -1)
+        start = model.filter(context_batch(model, windows))[:, -1]
+        actions = future_actions(windows, start)
+        if outlook is not None:
+            assert isinstance(model, WorldModel)
+            drawn = outlook.sample(model, start, actions, count=count, generator=generator)
+            return {key: _numpy(value) for key, value in drawn.items()}
+        latent = start.expand(count)
+        actions = actions.unsqueeze(1).expand(-1, count, -1, -1)
         trajectory = model.rollout(
             latent, actions, windows.reach, mode="sample", generator=generator
         )
@@ -400,11 +413,13 @@ def _divergence(model: OpenLoopModel, batches: list[Batch]) -> float:
 
 
 def future_actions(windows: Windows, like: Latent) -> Tensor:
+    """The real actions after the context, flat [W, K, A], on the latent's device."""
     actions = torch.from_numpy(np.ascontiguousarray(windows.future, np.float32))
     return actions.to(like.h.device)
 
 
 def passes(count: int) -> list[slice]:
+    """Slices of windows small enough for one pass each."""
     return [slice(i, min(i + _CHUNK, count)) for i in range(0, count, _CHUNK)]
 
 

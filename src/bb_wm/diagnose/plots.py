@@ -62,7 +62,7 @@ def draw_window(traces: Traces, index: int) -> Figure:
                     color=_COLOURS["mode"],
                     alpha=0.2,
                     linewidth=0,
-                    label="5-95 % of 16 samples",
+                    label=traces.band,
                     step="mid" if traces.steps[d] else None,
                 )
             axes.plot(time, traces.real[index, :, d], color=_INK, drawstyle=how, label="real")

@@ -14,6 +14,7 @@ from bb_wm.errors import DataError
 
 if TYPE_CHECKING:
     from bb_wm.diagnose.baselines import Forecast
+    from bb_wm.diagnose.calibration.outlook import Outlook
     from bb_wm.types import Episode, ObsSpec
 
 BAND = (5.0, 95.0)  # percentiles of the sampled rollouts that the band spans
@@ -24,8 +25,8 @@ class Traces:
     """W windows of `context` + K rows in D shown dimensions, the reward last.
 
     `real` [W, C + K, D]; `paths[name]`, `low` and `high` [W, K, D]; NaN where an episode has ended.
-    `steps[d]` marks a discrete one. `pictures[key]` holds real and imagined pixels of image keys,
-    [W, K, height, width, channels] each.
+    `steps[d]` marks a discrete one; `band` says what lies between low and high. `pictures[key]`
+    holds real and imagined pixels of image keys, [W, K, height, width, channels] each.
     """
 
     labels: tuple[str, ...]
@@ -38,6 +39,7 @@ class Traces:
     low: np.ndarray
     high: np.ndarray
     pictures: Mapping[str, tuple[np.ndarray, np.ndarray]]
+    band: str = ""
 
     def __len__(self) -> int:
         return int(self.real.shape[0])
@@ -54,9 +56,15 @@ def collect_traces(
     modes: Sequence[str] = ("mode", "shortcut"),
     samples: int = 16,
     seed: int = 0,
+    outlook: Outlook | None = None,
 ) -> Traces:
-    """Imagine after the context of a few windows drawn by `seed`: each mode and a sampled band."""
+    """Imagine after the context of a few windows drawn by `seed`: each mode and a sampled band.
+
+    With an `outlook` fitted for this model the band is as wide as the model is wrong, else as wide
+    as its samples are. No further than the model's max_horizon.
+    """
     spec = model.obs_spec
+    reach = min(reach, getattr(getattr(model, "config", None), "max_horizon", reach))
     plan = plan_windows([len(e) for e in episodes], context=context, horizons=range(1, reach + 1))
     cut = _spread(episodes, plan.context, plan.reach, windows, seed)
     c = cut.context
@@ -70,11 +78,17 @@ def collect_traces(
     labels, steps = _labels(spec, dimensions)
     if not labels and first is None:
         raise DataError("modes", expected="at least one mode to picture", actual="none")
-    sampled = imagine_samples(model, cut, count=samples, seed=seed)
+    if outlook is not None and cut.reach <= outlook.reach:
+        sampled = imagine_samples(model, cut, count=samples, seed=seed, outlook=outlook)
+        ends: tuple[float, float] = (0.0, 100.0)
+        band = f"between {samples} samples as wide as it was wrong"
+    else:
+        sampled = imagine_samples(model, cut, count=samples, seed=seed)
+        ends, band = BAND, f"5 to 95 % of {samples} sampled rollouts"
     flat = {key: value.reshape(-1, *value.shape[2:]) for key, value in sampled.items()}
     lead = (len(cut), samples, cut.reach)
     drawn = _columns(spec, flat, dimensions, None).reshape(*lead, -1)
-    low, high = np.percentile(drawn, BAND, axis=1)
+    low, high = np.percentile(drawn, ends, axis=1)
     hole = np.full((len(cut), cut.reach, 1), np.nan)  # rewards have no band: they are not sampled
     real = _columns(spec, cut.obs, dimensions, cut.reward[..., None])
     return Traces(
@@ -88,6 +102,7 @@ def collect_traces(
         low=_blank(np.concatenate([low, hole], axis=-1), gap),
         high=_blank(np.concatenate([high, hole], axis=-1), gap),
         pictures={} if first is None else _pictures(spec, cut, first),
+        band=band,
     )
 
 

@@ -8,7 +8,8 @@ runs/<name>/run.json           what was trained, on what, with which seed and ve
             metrics.jsonl      one line per look, the same in every run of this seed
             events.jsonl       what happened and when
             tensorboard/       curves
-            evaluation.json, report.json, page.html, trust.json   written by an evaluation
+            evaluation.json, report.json, page.html,
+            trust.json, outlook.json                              written by an evaluation
 """
 
 from __future__ import annotations
@@ -160,6 +161,10 @@ class Run:
         return self.folder / "trust.json"
 
     @property
+    def outlook(self) -> Path:
+        return self.folder / "outlook.json"
+
+    @property
     def page(self) -> Path:
         return self.folder / "page.html"
 
@@ -257,6 +262,7 @@ A bb_wm training run, begun {run.created} (UTC).
 | `tensorboard/` | curves: `tensorboard --logdir .` |
 | `evaluation.json`, `page.html` | the last evaluation, as data and as a page |
 | `trust.json` | how far the model may be imagined: `TrustedHorizon.load` |
+| `outlook.json` | what will be seen, as wide as the model is wrong: `Outlook.load` |
 
 Interrupted or killed, it goes on from its last checkpoint: `bb-wm resume` with this folder.
 """

@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 Array = np.ndarray
 FORMAT = 1
 SAMPLES = 16
-# If the truth is one more draw of the samples' law, it lies between the smallest and the largest of
-# n with probability (n - 1) / (n + 1), .882 for 16. A little more is aimed at: windows are fitted on
-# as if they were independent, and those of one episode are not.
+# If the truth is one more draw of the samples' law, it lies between the smallest and the largest
+# of n with probability (n - 1) / (n + 1), .882 for 16. A little more is aimed at: windows are
+# fitted on as if they were independent, and those of one episode are not.
 INSIDE = 0.9
 LEAST = 2 * (SAMPLES + 1)  # windows to fit a row on
 WIDTHS = (0.02, 50.0)  # what a factor on the spread may be

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 _PANEL = 62.0
 _GAP = 26.0
-SAMPLES = 16
 
 
 def imagination(page: Page) -> str:
@@ -35,7 +34,7 @@ def imagination(page: Page) -> str:
     names = list(traces.paths)
     series = [("real", "real"), *((kind_of(name), name) for name in names)]
     if np.isfinite(traces.low).any():
-        series.append(("band", f"5 to 95 % of {SAMPLES} sampled rollouts"))
+        series.append(("band", traces.band))
     windows = [figure(_window(traces, i), title=_place(traces, i), name=f"window-{i}")
                for i in range(len(traces))]  # fmt: skip
     curve = "" if evaluation is None else _errors(evaluation)
