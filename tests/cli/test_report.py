@@ -9,7 +9,6 @@ import sys
 import threading
 
 import pytest
-import torch
 from tests.cli.conftest import start
 from tests.cli.test_commands import snapshot
 
@@ -55,8 +54,7 @@ def test_the_band_is_as_wide_as_the_model_was_wrong(trained, run, capsys):
     from bb_wm.cli.report import outlook_of
 
     other = Run.open(run).load_model()
-    with torch.no_grad():
-        next(iter(other.state_tensors().values())).add_(1.0)
+    other.updates += 1
     assert outlook_of(Run.open(run), other) is None
 
 
