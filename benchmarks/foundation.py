@@ -26,7 +26,7 @@ import torch
 
 from benchmarks import exact_worlds, real_worlds, report
 from benchmarks.results import Job, Results, say, work
-from benchmarks.training import DELTA_MLP, PRESETS, Settings
+from benchmarks.training import PRESETS, Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     for name, worlds, presets in (
         ("exact", exact_worlds.WORLDS, tuple(PRESETS)),
-        ("worlds", real_worlds.WORLDS, (*PRESETS, DELTA_MLP)),
+        ("worlds", real_worlds.WORLDS, tuple(PRESETS)),
     ):
         command = commands.add_parser(name, parents=[shared], help=f"measure on {name}")
         known = worlds if name == "exact" else None

@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     jobs = [Job("long", world, "ours", seed) for seed in options.seeds for world in options.worlds]
     failed = work(jobs, results, settings.to_json(), lambda job: measure(job, settings))
     found = [r for r in results.all() if r.get("settings") == settings.to_json()]
-    say(_table(found, settings).markdown())
+    say(page(found))
     return int(failed > 0)
 
 
@@ -124,7 +124,11 @@ def measure(job: Job, settings: Settings) -> Mapping[str, Any]:
     return {**result, "mse": curves, "variance": float(real.var(axis=(0, 1)).mean())}
 
 
-def _table(found: list[dict[str, Any]], settings: Settings) -> Table:
+def page(found: list[dict[str, Any]]) -> str:
+    """The table of results of one setting, as Markdown."""
+    if not found:
+        return "No results."
+    settings = Settings(**found[0]["settings"])
     rows = []
     for world in dict.fromkeys(r["world"] for r in found):
         runs = [r for r in found if r["world"] == world]
@@ -140,7 +144,7 @@ def _table(found: list[dict[str, Any]], settings: Settings) -> Table:
         f"Mean squared error over the first k of {settings.steps} steps, units of the simulator; "
         f"{settings.rows:,} rows, {settings.updates:,} updates"
     )
-    return Table(title, ("world", "", "k=10", "k=50", "k=100"), tuple(rows))
+    return Table(title, ("world", "", "k=10", "k=50", "k=100"), tuple(rows)).markdown()
 
 
 if __name__ == "__main__":

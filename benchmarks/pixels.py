@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ]
     failed = work(jobs, results, settings.to_json(), lambda job: measure(job, settings))
     found = [r for r in results.all() if r.get("settings") == settings.to_json()]
-    say(_table(found, settings).markdown())
+    say(page(found))
     return int(failed > 0)
 
 
@@ -106,7 +106,11 @@ def measure(job: Job, settings: Settings) -> Mapping[str, Any]:
     return {**result, "evaluation": evaluation.to_json(), "key": key, "variance": variance}
 
 
-def _table(found: list[dict[str, Any]], settings: Settings) -> Table:
+def page(found: list[dict[str, Any]]) -> str:
+    """The table of results of one setting, as Markdown."""
+    if not found:
+        return "No results."
+    settings = Settings(**found[0]["settings"])
     rows = []
     for world in dict.fromkeys(r["world"] for r in found):
         runs = [r for r in found if r["world"] == world]
@@ -118,7 +122,9 @@ def _table(found: list[dict[str, Any]], settings: Settings) -> Table:
         "Pixel error, share of the pictures' variance (0 perfect, 1 predicts the mean picture); "
         f"{settings.rows:,} rows, {settings.updates:,} updates"
     )
-    return Table(title, ("world", "", *(f"k={k}" for k in STEPS), "training, s"), tuple(rows))
+    return Table(
+        title, ("world", "", *(f"k={k}" for k in STEPS), "training, s"), tuple(rows)
+    ).markdown()
 
 
 def _left(result: Mapping[str, Any], path: str, k: int) -> float:

@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from bb_wm.data import collect
-from bb_wm.diagnose import evaluate, evaluate_predictors
+from bb_wm.diagnose import evaluate
 from bb_wm.types import ActionSpec, Episode, ObsSpec
 from bb_wm.worlds.catalogue import make_world
 from benchmarks import trust
-from benchmarks.delta_mlp import DeltaMLP
 from benchmarks.results import Job, say
-from benchmarks.training import DELTA_MLP, PRESETS, Progress, Settings, train
+from benchmarks.training import PRESETS, Settings, train
 
 WORLDS = ("Pendulum-v1", "Acrobot-v1", "Reacher-v5", "Hopper-v5", "CartPole-v1")
 _HELD_OUT = 1_000_003  # added to the seed: held-out episodes are never those of another seed
@@ -24,25 +23,22 @@ def measure(job: Job, settings: Settings) -> Mapping[str, Any]:
     began = time.perf_counter()
     obs_spec, action_spec, training, held = gather(job.world, job.seed, settings)
     collected = time.perf_counter() - began
-    if job.preset == DELTA_MLP:
-        result = _measure_mlp(job, settings, obs_spec, training, held)
-    else:
-        config = PRESETS[job.preset](job.seed)
-        model, result = train(
-            config, obs_spec, action_spec, training, settings, seed=job.seed, label=job.label
-        )
-        evaluation = evaluate(
-            model,
-            held,
-            training=training,
-            context=settings.context,
-            horizons=settings.horizons,
-            windows=settings.windows,
-            seed=job.seed,
-        )
-        say(f"  {job.label}: {evaluation.verdict()}")
-        result["evaluation"] = evaluation.to_json()
-        result["trust"] = trust.judge(model, held, settings.context, job.seed)
+    config = PRESETS[job.preset](job.seed)
+    model, result = train(
+        config, obs_spec, action_spec, training, settings, seed=job.seed, label=job.label
+    )
+    evaluation = evaluate(
+        model,
+        held,
+        training=training,
+        context=settings.context,
+        horizons=settings.horizons,
+        windows=settings.windows,
+        seed=job.seed,
+    )
+    say(f"  {job.label}: {evaluation.verdict()}")
+    result["evaluation"] = evaluation.to_json()
+    result["trust"] = trust.judge(model, held, settings.context, job.seed)
     return {**result, "collect_seconds": collected, "episodes": len(training)}
 
 
@@ -59,35 +55,3 @@ def gather(
     finally:
         env.close()
     return *specs, training, held
-
-
-def _measure_mlp(
-    job: Job,
-    settings: Settings,
-    spec: ObsSpec,
-    training: list[Episode],
-    held: list[Episode],
-) -> dict[str, Any]:
-    began = time.perf_counter()
-    mlp = DeltaMLP(
-        spec,
-        updates=settings.updates,
-        rows=settings.batch_size * settings.length,
-        seed=job.seed,
-        progress=Progress(job.label, settings.updates),
-    ).fit(training)
-    seconds = time.perf_counter() - began
-    evaluation = evaluate_predictors(
-        spec,
-        [mlp],
-        held,
-        context=settings.context,
-        horizons=settings.horizons,
-        windows=settings.windows,
-        seed=job.seed,
-    )
-    return {
-        "evaluation": evaluation.to_json(),
-        "train_seconds": seconds,
-        "parameters": mlp.parameters,
-    }

@@ -12,7 +12,7 @@ from bb_wm.diagnose.evaluation import Evaluation, PathScores, number
 from bb_wm.diagnose.tables import Table
 from benchmarks import exact_worlds, real_worlds, trust
 from benchmarks.results import Results, say
-from benchmarks.training import DELTA_MLP, PRESETS
+from benchmarks.training import PRESETS
 
 Found = list[dict[str, Any]]
 # The bar is half of persistence and below ridge ARX, on the mean of seeds; where the world is
@@ -20,10 +20,36 @@ Found = list[dict[str, Any]]
 NEARLY_LINEAR = {"CartPole-v1": 0.05}
 _HEAD = """# Benchmarks
 
-Written by `python -m benchmarks report` from the JSON results of `python -m benchmarks worlds`,
-`exact` and `import-time`; not edited by hand. Every number is a mean over seeds with the smallest
-and the largest in brackets. One set of hyper-parameters serves every world.
+Written by `python -m benchmarks report` from the JSON results of `python -m benchmarks quality`,
+`worlds`, `exact` and `import-time`, `python -m benchmarks.long_rollouts` and `.pixels`; not edited
+by hand. Every number is a mean over seeds with the smallest and the largest in brackets. One set of
+hyper-parameters serves every world.
 """
+
+
+_PER_MODEL = ("config", "rates")  # settings that ours and the peers have of their own
+
+
+def _quality(found: Found) -> list[str]:
+    from benchmarks import quality_table
+
+    page = quality_table.page(found, found[0]["settings"])
+    return ["#" + page.replace("\n## ", "\n### ")]
+
+
+def _long(found: Found) -> list[str]:
+    from benchmarks import long_rollouts
+
+    return ["## A hundred steps on dm_control", long_rollouts.page(found)]
+
+
+def _pixels(found: Found) -> list[str]:
+    from benchmarks import pixels
+
+    return ["## Pixels", pixels.page(found)]
+
+
+_OTHERS = {"quality": _quality, "long": _long, "pixels": _pixels}
 
 
 def write(folders: Sequence[Results], page: Path) -> int:
@@ -33,6 +59,9 @@ def write(folders: Sequence[Results], page: Path) -> int:
     worlds = [r for r in found if r["part"] == "worlds"]
     exact = [r for r in found if r["part"] == "exact"]
     imports = [r for r in found if r["part"] == "import-time"]
+    for part, tell in _OTHERS.items():
+        for group in _by_settings([r for r in found if r["part"] == part], *_PER_MODEL):
+            sections += tell(group)
     for group in _by_settings(worlds):
         sections += _real(group)
     for group in _by_settings(exact):
@@ -48,11 +77,13 @@ def write(folders: Sequence[Results], page: Path) -> int:
     return 0
 
 
-def _by_settings(found: Found) -> list[Found]:
-    """Results made with the same settings together, the group of most results first."""
+def _by_settings(found: Found, *without: str) -> list[Found]:
+    """Results made with the same settings together, but for those left out, the group of most
+    results first."""
     groups: dict[str, Found] = {}
     for result in found:
-        groups.setdefault(repr(sorted(result["settings"].items())), []).append(result)
+        same = {k: v for k, v in result["settings"].items() if k not in without}
+        groups.setdefault(repr(sorted(same.items())), []).append(result)
     return sorted(groups.values(), key=len, reverse=True)
 
 
@@ -102,10 +133,6 @@ def _real(found: Found) -> list[str]:
 def _headline(world: str, found: Found) -> Iterable[tuple[str, ...]]:
     for preset in _presets(found):
         runs = [_evaluation(r) for r in _of(found, preset=preset)]
-        if preset == DELTA_MLP:
-            plain = [_error(e, "delta-MLP", e.headline) for e in runs]
-            yield (world, preset, _spread(plain), *[""] * 7)
-            continue
         names = ("mode", "shortcut", "persistence", "ridge")
         errors = [[_error(e, name, e.headline) for e in runs] for name in names]
         model, shortcut, persistence, linear = errors
@@ -126,8 +153,6 @@ def _shortcut(found: Found, worlds: list[str]) -> Table:
     for world in worlds:
         for preset in _presets(_of(found, world=world)):
             runs = [_evaluation(r) for r in _of(found, world=world, preset=preset)]
-            if preset == DELTA_MLP:
-                continue
             cells = []
             for k in (1, 2, 3, 5, 10):
                 pairs = [e for e in runs if k <= len(e.counts)]
@@ -153,9 +178,6 @@ def _world_table(found: Found) -> Table:
     rows = []
     for preset in _presets(found):
         runs = [_evaluation(r) for r in _of(found, preset=preset)]
-        if preset == DELTA_MLP:
-            rows.append(row(preset, "delta-MLP", runs))
-            continue
         rows += [row(f"{preset}, {p.name}", p.name, runs) for p in runs[0].paths if p.is_model]
     one = _one_per_seed(found)
     if one:
@@ -258,15 +280,12 @@ def _of(found: Found, **wanted: Any) -> Found:
 
 
 def _presets(found: Found) -> list[str]:
-    return sorted({r["preset"] for r in found}, key=_order((*PRESETS, DELTA_MLP)))
+    return sorted({r["preset"] for r in found}, key=_order(tuple(PRESETS)))
 
 
 def _one_per_seed(found: Found) -> list[Evaluation]:
     """One model's evaluation per seed, for what does not depend on the preset."""
-    trained = [r for r in found if r["preset"] != DELTA_MLP]
-    if not trained:
-        return []
-    return [_evaluation(r) for r in _of(trained, preset=_presets(trained)[0])]
+    return [_evaluation(r) for r in _of(found, preset=_presets(found)[0])] if found else []
 
 
 def _path(evaluation: Evaluation, start: str) -> PathScores:

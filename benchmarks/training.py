@@ -15,7 +15,6 @@ from bb_wm.rssm import WorldModel
 from bb_wm.types import ActionSpec, Episode, ObsSpec
 from benchmarks.results import say
 
-DELTA_MLP = "delta-mlp"
 PRESETS: dict[str, Callable[[int], WorldModelConfig]] = {
     "default": lambda seed: WorldModelConfig(seed=seed),
     "gru-categorical": lambda seed: WorldModelConfig(core=GRU(), latent=Categorical(), seed=seed),

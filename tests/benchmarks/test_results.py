@@ -8,13 +8,11 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from benchmarks.delta_mlp import DeltaMLP
 from benchmarks.foundation import main
 from benchmarks.results import Job, Results, work
 from tests.diagnose.helpers import LinearModel, linear_episodes
 
-from bb_wm.diagnose import evaluate, evaluate_predictors
-from bb_wm.types import ObsSpec
+from bb_wm.diagnose import evaluate
 from benchmarks import report
 
 SETTINGS = {"rows": 10, "updates": 2, "batch_size": 16, "length": 64}
@@ -129,10 +127,3 @@ def test_a_report_of_nothing_writes_nothing(tmp_path):
     page = tmp_path / "benchmarks.md"
     assert main(["report", "--out", str(tmp_path / "out"), "--page", str(page)]) == 1
     assert not page.exists()
-
-
-def test_the_delta_mlp_learns_a_linear_law_within_a_few_percent():
-    mlp = DeltaMLP(ObsSpec.of(2), updates=250, rows=128, hidden=64).fit(linear_episodes(20, 50, 0))
-    result = evaluate_predictors(ObsSpec.of(2), [mlp], linear_episodes(5, 50, 1))
-    assert result.nrmse("delta-MLP", 1) < 0.05
-    assert result.nrmse("delta-MLP", 10) < 0.2

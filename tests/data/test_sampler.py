@@ -1,4 +1,4 @@
-"""Sampled rows are the stored rows, from one episode each, every row about equally often."""
+"""Sampled rows are the stored rows, episode after episode, every row about equally often."""
 
 from __future__ import annotations
 
@@ -40,35 +40,31 @@ def store_of(episodes: list[Episode], path: Path | None = None) -> EpisodeStore:
 
 def check(batch: Batch, episodes: list[Episode], key: str = "obs") -> list[tuple[int, int]]:
     """Compare every row with the stored one, bit for bit; (episode, first row) per sequence."""
-    starts = []
     names = batch.obs[key][..., 0].numpy().astype(int)
+    assert batch.valid.all()
     for b in range(batch.shape[0]):
-        number, start = divmod(int(names[b, 0]), 1000)
-        episode = episodes[number]
-        count = min(batch.shape[1], len(episode) - start)
-        starts.append((number, start))
-        assert batch.valid[b].tolist() == [True] * count + [False] * (batch.shape[1] - count)
-        assert batch.is_first[b].tolist() == [start == 0] + [False] * (batch.shape[1] - 1)
-        for name, stored in episode.obs.items():
-            sampled = batch.obs[name][b].numpy()
-            assert sampled.dtype == stored.dtype
-            assert sampled[:count].tobytes() == stored[start : start + count].tobytes()
-            assert (sampled[count:] == stored[-1]).all()
-        for name in ("action", "reward", "safety"):
-            sampled = getattr(batch, name)[b].numpy()
-            stored = getattr(episode, name)
-            assert sampled[:count].tobytes() == stored[start : start + count].tobytes()
-            assert not sampled[count:].any()
-        ended = np.zeros(len(episode), bool)
-        ended[-1] = episode.terminated
-        assert batch.terminated[b, :count].tolist() == ended[start : start + count].tolist()
-        assert not batch.terminated[b, count:].any()
-        if batch.action_mask is not None:
-            mask = episode.action_mask
-            mask = np.ones(episode.action.shape, bool) if mask is None else mask
-            sampled = batch.action_mask[b, :count].numpy()
-            assert sampled.tobytes() == mask[start : start + count].tobytes()
-    return starts
+        named = [divmod(int(name), 1000) for name in names[b]]
+        for t, (number, row) in enumerate(named):
+            episode = episodes[number]
+            assert bool(batch.is_first[b, t]) == (row == 0)
+            if t:  # what follows is the next row, or another episode's first where this one ended
+                before, last = named[t - 1]
+                over = last == len(episodes[before]) - 1
+                assert (number, row) == (before, last + 1) or (over and row == 0)
+            for name, stored in episode.obs.items():
+                sampled = batch.obs[name][b, t].numpy()
+                assert sampled.dtype == stored.dtype
+                assert sampled.tobytes() == stored[row].tobytes()
+            for name in ("action", "reward", "safety"):
+                sampled = getattr(batch, name)[b, t].numpy()
+                assert sampled.tobytes() == getattr(episode, name)[row].tobytes()
+            ended = row == len(episode) - 1 and episode.terminated
+            assert bool(batch.terminated[b, t]) == ended
+            if batch.action_mask is not None:
+                mask = episode.action_mask
+                wanted = np.ones(episode.action.shape[1:], bool) if mask is None else mask[row]
+                assert batch.action_mask[b, t].tolist() == wanted.tolist()
+    return [(int(name) // 1000, int(name) % 1000) for name in names[:, 0]]
 
 
 @pytest.mark.parametrize("on_disk", [True, False])
@@ -152,6 +148,27 @@ def test_drawing_is_uniform_over_the_places() -> None:
     total = sum(want.values())
     chi = sum((counts[k] - 60_000 * w / total) ** 2 / (60_000 * w / total) for k, w in want.items())
     assert chi < 37.7  # 0.1 % of chi-square with 15 degrees of freedom
+
+
+def test_windows_of_short_episodes_are_filled_by_others_evenly() -> None:
+    lengths, length = [3, 4, 2, 3], 40
+    sampler = SequenceSampler(
+        store_of(numbered([*lengths, 50])), batch_size=400, length=length, seed=2
+    )
+    counts: Counter[int] = Counter()
+    for _ in range(30):
+        batch = sampler.sample()
+        names = batch.obs["obs"][..., 0].numpy().astype(int)
+        firsts = batch.is_first.numpy()
+        # The first is drawn by places and the last may be cut off: between them all are even.
+        for b in range(400):
+            begun = names[b, np.flatnonzero(firsts[b])] // 1000
+            if begun.tolist() and begun[0] < 4:
+                counts.update(begun[1:3].tolist())
+    total = sum(counts.values())
+    chi = sum((counts[e] - total / 5) ** 2 / (total / 5) for e in range(5))
+    assert total > 5_000
+    assert chi < 18.5  # 0.1 % of chi-square with 4 degrees of freedom
 
 
 def equal(a: Batch, b: Batch) -> bool:

@@ -1,4 +1,4 @@
-"""Sequences of rows for learning: each from one episode, every row about as often as any other."""
+"""Sequences of rows for learning: full of real rows, every row about as often as any other."""
 
 from __future__ import annotations
 
@@ -39,9 +39,10 @@ class SequenceSampler:
 
     A window of T rows is laid at an even chance over all places where it covers at least one row of
     an episode, then pushed inside: of L + T - 1 places, every row is covered by at least T, and for
-    L >= 2T by at most 2T - 1. Windows of episodes shorter than T are padded: `valid` False, obs
-    repeated, the rest 0. `is_first` is True only where the window begins at the episode's row 0; a
-    window that begins in mid-episode begins with an empty belief too, without saying so.
+    L >= 2T by at most 2T - 1. Where the episode ends before the window, others follow from their
+    row 0, drawn evenly, until it is full: learning from short episodes wastes no row. `is_first`
+    marks every row 0; a window that begins in mid-episode begins with an empty belief too, without
+    saying so.
 
     All rows are held in memory once more, packed. Raises DataError when the store has fewer than T
     rows, ConfigError for impossible settings.
@@ -72,7 +73,7 @@ class SequenceSampler:
         """The next batch, on the CPU; nobody else holds its memory."""
         self._grow()
         self._check_enough()
-        return self._gather(*self._draw())
+        return self._gather(*self._lay())
 
     def state_dict(self) -> dict[str, Any]:
         """What continuing needs, as plain JSON; `next_id` says how far the store was."""
@@ -180,30 +181,43 @@ class SequenceSampler:
         start = place - (self._places[episode] - length)  # -(T - 1) .. L - 1
         return episode, np.clip(start, 0, np.maximum(length - self.length, 0))
 
-    def _gather(self, episode: np.ndarray, start: np.ndarray) -> Batch:
+    def _lay(self) -> tuple[np.ndarray, np.ndarray]:
+        """The packed row of every place [B, T], and which are an episode's row 0."""
+        episode, start = self._draw()
+        place = np.arange(self.length)
+        row = np.zeros((self.batch_size, self.length), np.int64)
+        is_first = np.zeros(row.shape, bool)
+        filled = np.zeros(self.batch_size, np.int64)
+        waiting = np.arange(self.batch_size)
+        while True:
+            since = place - filled[waiting, None]
+            count = (self._length[episode] - start)[:, None]
+            mine = (since >= 0) & (since < count)
+            first = (self._offset[episode] + start)[:, None]
+            row[waiting] = np.where(mine, first + since, row[waiting])
+            is_first[waiting] |= (since == 0) & (start == 0)[:, None]
+            filled[waiting] += count[:, 0]
+            waiting = np.flatnonzero(filled < self.length)
+            if not len(waiting):
+                return row, is_first
+            episode = self._random.integers(len(self._lengths), size=len(waiting))
+            start = np.zeros(len(waiting), np.int64)
+
+    def _gather(self, row: np.ndarray, is_first: np.ndarray) -> Batch:
         import torch
 
         from bb_wm.types import Batch
 
-        row = start[:, None] + np.arange(self.length)
-        last = self._length[episode][:, None] - 1
-        valid = row <= last
-        index = self._offset[episode][:, None] + np.minimum(row, last)
-        plain = {name: column.take(index) for name, column in self._plain.items()}
-        if not valid.all():  # the last row's action is zero already
-            for name in ("reward", "safety", "terminated"):
-                plain[name][~valid] = 0
-        is_first = np.zeros(valid.shape, bool)
-        is_first[:, 0] = start == 0
-        mask = None if self._mask is None else torch.from_numpy(self._mask.take(index))
+        plain = {name: torch.from_numpy(c.take(row)) for name, c in self._plain.items()}
+        mask = None if self._mask is None else torch.from_numpy(self._mask.take(row))
         return Batch(
-            obs={key: torch.from_numpy(column.take(index)) for key, column in self._obs.items()},
-            action=torch.from_numpy(plain["action"]),
-            reward=torch.from_numpy(plain["reward"]),
-            safety=torch.from_numpy(plain["safety"]),
-            terminated=torch.from_numpy(plain["terminated"]),
+            obs={key: torch.from_numpy(column.take(row)) for key, column in self._obs.items()},
+            action=plain["action"],
+            reward=plain["reward"],
+            safety=plain["safety"],
+            terminated=plain["terminated"],
             is_first=torch.from_numpy(is_first),
-            valid=torch.from_numpy(valid),
+            valid=torch.ones(row.shape, dtype=torch.bool),
             action_mask=mask,
         )
 
