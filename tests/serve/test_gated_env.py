@@ -1,5 +1,6 @@
 """GatedEnv: what reaches the machine, in every mode and under every fault we could think of."""
 
+import json
 import math
 import threading
 import time
@@ -13,7 +14,7 @@ import torch
 from bb_wm.config import GRU, Gaussian, WorldModelConfig
 from bb_wm.data import EpisodeStore
 from bb_wm.data.collect import collect
-from bb_wm.decide import Enumerate, Gate, Ledger, RandomShooting, Verdict
+from bb_wm.decide import Enumerate, Gate, Ledger, RandomShooting, Verdict, read_ledger
 from bb_wm.diagnose.calibration import TrustedHorizon, calibrate
 from bb_wm.errors import ConfigError, PolicyError
 from bb_wm.imagine import Limit, Utility
@@ -668,3 +669,87 @@ def test_what_was_available_is_recorded_too(gated) -> None:
     assert episode.action_mask[0].all()
     assert not episode.action_mask[4][:3].any()
     assert episode.action_mask[4][3:].all()
+
+
+# --- what came of it -------------------------------------------------------------------------
+
+
+class Counting(gym.Wrapper):
+    """Row t is rewarded with t and costs 10 t: sums that can be had by hand."""
+
+    def reset(self, **more):
+        self.row = 0
+        return self.env.reset(**more)
+
+    def step(self, action):
+        self.row += 1
+        obs, _, ended, cut, _ = self.env.step(action)
+        return obs, float(self.row), ended, cut, {"cost": 10.0 * self.row}
+
+
+def outcomes(env) -> list[tuple]:
+    """(rows, return, risk, sent) of every decision in order; None where there is no outcome."""
+    found = []
+    for row in reversed(env.ledger.rows(100)):
+        if row["note"] is None:
+            found.append(None)
+            continue
+        note = json.loads(row["note"])
+        found.append((note["rows"], row["realised_return"], row["realised_risk"], note["sent"]))
+    return found
+
+
+@pytest.mark.parametrize("deadline", [None, 5.0])
+@pytest.mark.parametrize("mode", ["shadow", "enforce"])
+def test_the_ledger_learns_what_came_of_each_decision(mode, deadline, gated) -> None:
+    held = mode == "enforce"
+    bound = (lambda risk: math.inf) if held else unbounded_trust
+    evidence = maker(horizon=3, bound=bound)
+    env, _ = gated(evidence, env=Counting(PointHazardEnv()), mode=mode, deadline_s=deadline)
+    sent = "fallback" if held else "agent"
+    env.reset(seed=0)
+    for _ in range(5):
+        env.step(np.full(2, 0.5, np.float32))
+    assert outcomes(env)[2:] == [None] * 3  # their rows are not all there
+    env.reset(seed=1)  # broken off: what came of the last ones is known for fewer rows
+    env.step(np.full(2, 0.5, np.float32))
+    env.close()
+    assert outcomes(env) == [
+        (3, 6.0, 60.0, sent),
+        (3, 9.0, 90.0, sent),
+        (3, 12.0, 120.0, sent),
+        (2, 9.0, 90.0, sent),
+        (1, 5.0, 50.0, sent),
+        (1, 1.0, 10.0, sent),
+    ]
+    assert not env.faults
+    assert "6 with an outcome" in read_ledger(env.ledger).text
+
+
+def test_what_came_of_it_is_left_out_where_it_is_not_known(gated) -> None:
+    class Unknown(Counting):
+        def step(self, action):
+            obs, reward, ended, cut, info = super().step(action)
+            return obs, math.nan if self.row == 2 else reward, ended, cut, info
+
+    env, spy = gated(maker(horizon=2), env=Unknown(PointHazardEnv()))
+    env.reset(seed=0)
+    for _ in range(4):
+        env.step(np.zeros(2, np.float32))
+    env.close()
+    assert [one and one[:2] for one in outcomes(env)] == [None, None, (2, 7.0), (1, 4.0)]
+    assert [fault.stage for fault in env.faults] == ["outcome"]
+    assert len(spy.sent) == 4
+
+
+def test_a_ledger_that_takes_no_outcomes_blocks_nothing(gated, tmp_path) -> None:
+    class Deaf(Ledger):
+        def outcome(self, *args, **kwargs):
+            raise OSError(28, "No space left on device")
+
+    env, _ = gated(maker(horizon=1), ledger=Deaf(tmp_path / "deaf", durable=False))
+    env.reset(seed=0)
+    sent = [env.step(np.full(2, 0.5, np.float32))[4]["gate"].sent for _ in range(3)]
+    env.close()
+    assert sent == ["agent"] * 3
+    assert [fault.stage for fault in env.faults] == ["outcome"] * 3

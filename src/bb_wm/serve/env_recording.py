@@ -1,14 +1,23 @@
-"""The rows of an environment that somebody else drives, one episode after the other."""
+"""The rows of an environment that somebody else drives, one episode after the other, and what came
+of the decisions made in them."""
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final
 
 from bb_wm.data.recorder import MASK_KEY
 from bb_wm.data.rows import EpisodeBuilder
 from bb_wm.decide.evidence import Fault
+from bb_wm.decide.gate import Decision
+from bb_wm.decide.ledger import Ledger
+from bb_wm.errors import DataError
 from bb_wm.types import ActionSpec, Episode, ObsSpec
+
+MOST_OUTCOMES: Final = 1000  # that wait for a ledger that hangs; then the oldest are given up
 
 
 class EnvRecording:
@@ -81,3 +90,75 @@ class EnvRecording:
             self._note(Fault.of(error, "recording"))
             return False
         return True
+
+
+@dataclass(slots=True)
+class _Followed:
+    """One decision, and what its rows have come to so far."""
+
+    decision_id: str
+    sent: str
+    left: int
+    rows: int = 0
+    return_: float = 0.0
+    risk: float = 0.0
+
+
+class Outcomes:
+    """What came of every decision over the rows that it looked ahead, for the ledger.
+
+    The return is the undiscounted sum of rewards, the risk the sum of V_s >= 0, over the `horizon`
+    rows after the decision (fewer where the episode ends: the note's `rows`). The gate went on
+    deciding in them, so what came is of its later decisions too. The note's `sent` says whose
+    action was done in the first of them.
+    """
+
+    def __init__(self, note: Callable[[Fault], None]) -> None:
+        self._note = note
+        self._open: list[_Followed] = []
+        self._done: deque[_Followed] = deque(maxlen=MOST_OUTCOMES)
+
+    def __bool__(self) -> bool:
+        """Whether anything waits to be written."""
+        return bool(self._done)
+
+    def step(
+        self, decision: Decision | None, sent: str, reward: Any, measure: Callable[[], Any]
+    ) -> None:
+        """One row: whose action led to it by which decision, its reward and its risk.
+
+        None: no decision in the ledger speaks of this row alone. A number that is not finite is
+        told to `note` and ends everything that looked at this row.
+        """
+        if decision is not None and decision.horizon > 0 and "no_record" not in decision.reasons:
+            self._open.append(_Followed(decision.decision_id, sent, decision.horizon))
+        if not self._open:
+            return
+        try:
+            gain, risk = float(reward), float(measure())
+            if not (math.isfinite(gain) and math.isfinite(risk)):
+                raise DataError("reward, risk", expected="finite", actual=f"{gain}, {risk}")
+        except Exception as error:
+            self._note(Fault.of(error, "outcome"))
+            self._open.clear()
+            return
+        for one in self._open:
+            one.return_, one.risk = one.return_ + gain, one.risk + risk
+            one.left, one.rows = one.left - 1, one.rows + 1
+        self._done.extend(one for one in self._open if one.left <= 0)
+        self._open = [one for one in self._open if one.left > 0]
+
+    def end(self) -> None:
+        """The episode is over: nothing more comes of what is still open."""
+        self._done.extend(self._open)
+        self._open.clear()
+
+    def write(self, ledger: Ledger) -> None:
+        """Put what is known on record; what cannot be written is told to `note` and given up."""
+        while self._done:
+            one = self._done.popleft()
+            try:
+                told = {"sent": one.sent, "rows": one.rows}
+                ledger.outcome(one.decision_id, one.return_, one.risk, **told)
+            except Exception as error:
+                self._note(Fault.of(error, "outcome"))

@@ -31,7 +31,7 @@ from bb_wm.decide.experiment import decide_and_record
 from bb_wm.decide.gate import Decision, Gate, Verdict
 from bb_wm.decide.ledger import Ledger
 from bb_wm.errors import ConfigError, PolicyError
-from bb_wm.serve.env_recording import EnvRecording
+from bb_wm.serve.env_recording import EnvRecording, Outcomes
 from bb_wm.serve.model_evidence import EvidenceMaker
 from bb_wm.serve.settings import Mode
 from bb_wm.serve.worker import LateError, Worker
@@ -88,12 +88,14 @@ class GatedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     fallback    the safe action in the environment's own form, or a function obs -> action. It is
                 checked every time; where even that fails, PolicyError is raised and nothing sent.
     maker       makes the evidence, e.g. ModelEvidence; not needed to record
-    ledger      where every decision goes; without a durable record nothing but the fallback is sent
+    ledger      where every decision goes, and later what came of it (`Outcomes`); without a durable
+                record nothing but the fallback is sent
     deadline_s  seconds from `step` to actuation (real time); deciding then happens in a thread of
                 its own, so that what hangs holds up nobody. None: no deadline, no thread.
     record      is given every finished Episode (rows as they were done): `episodes.append`, or
                 `lambda e: store.append([e])`
-    risk        the row's measured V_s >= 0 for `record`, as `collect` wants it (info["cost"])
+    risk        the row's measured V_s >= 0 for `record` and the ledger, as `collect` wants it
+                (info["cost"])
 
     `step(None)` asks for the planner's action, where the maker has one. ASK sends the fallback:
     what to look at first stands in info["gate"].decision. `faults` keeps the last failures of our
@@ -140,6 +142,7 @@ class GatedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._rows: list[_Row] = []
         self._lost = True
         self._obs: Any = None
+        self._risk, self._outcomes = risk, Outcomes(self._note)
         self._episode = EnvRecording(self._obs_spec, self.action_spec, record, risk, self._note)
 
     # --- Gymnasium ------------------------------------------------------------------------------
@@ -148,6 +151,7 @@ class GatedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
         self._episode.stop()
+        self._outcomes.end()
         obs, info = self.env.reset(seed=seed, options=options)
         self._obs = copy.deepcopy(obs)
         self._rows = [_Row(self._obs, None, self._now())]
@@ -166,14 +170,21 @@ class GatedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         if len(self._rows) > MOST_ROWS:
             self._rows = [_Row(self._obs, None, self._rows[-1].at)]
         self._episode.step(before, sent, self._obs, reward, terminated, truncated, info)
+        self._outcomes.step(
+            None if gated.late else gated.decision,
+            gated.sent,
+            reward,
+            lambda: self._risk(before, sent, self._obs, float(reward), bool(terminated), info),
+        )
         return obs, reward, terminated, truncated, {**info, "gate": gated}
 
     def close(self) -> None:
-        """Close the environment, the recording and the thread; decisions that came late are put
-        on record where their thread ends within a second."""
+        """Close the environment, the recording and the thread; decisions that came late, and what
+        came of the last ones, are put on record where their thread ends within a second."""
         self._episode.stop()
+        self._outcomes.end()
         until = time.monotonic() + 1.0
-        while self._late:
+        while self._late or self._outcomes:
             try:
                 self._settle() if self._worker is None else self._worker.run(self._settle, 1.0)
             except Exception as error:
@@ -309,7 +320,7 @@ class GatedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
             self._lost = False
 
     def _settle(self) -> None:
-        """Put on record what became of decisions that came too late."""
+        """Put on record what became of decisions that came too late, and what came of the others."""
         while self._late and self.ledger is not None:
             job = self._late.pop(0)
             try:
@@ -319,6 +330,8 @@ class GatedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
                     self.ledger.withdraw(job.decision.decision_id, "late, or no action")
             except Exception as error:
                 self._note(Fault.of(error, "record"))
+        if self.ledger is not None:
+            self._outcomes.write(self.ledger)
 
     def _now(self) -> float:
         try:
