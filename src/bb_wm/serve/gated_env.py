@@ -320,7 +320,7 @@ class GatedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
             self._lost = False
 
     def _settle(self) -> None:
-        """Put on record what became of decisions that came too late, and what came of the others."""
+        """Put on record which decisions came too late, and what came of the others."""
         while self._late and self.ledger is not None:
             job = self._late.pop(0)
             try:
