@@ -63,3 +63,14 @@ def test_masked_mean_counts_only_the_mask() -> None:
     values = torch.tensor([1.0, 5.0, 100.0])
     assert masked_mean(values, torch.tensor([True, True, False])).item() == 3.0
     assert masked_mean(values, torch.zeros(3, dtype=torch.bool)).item() == 0.0
+
+
+def test_held_parameters_learn_nothing_and_inputs_do() -> None:
+    net = MLP(3, 2, hidden=5, layers=2)
+    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    torch.testing.assert_close(net.held(x), net(x))
+    (slope,) = torch.autograd.grad(net(x).square().sum(), x)
+    (held,) = torch.autograd.grad(net.held(x).square().sum(), x)
+    torch.testing.assert_close(held, slope)
+    net.held(x).sum().backward()
+    assert all(parameter.grad is None for parameter in net.parameters())

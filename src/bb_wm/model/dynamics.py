@@ -3,7 +3,8 @@
 h_t = f(h_{t-1}, z_{t-1}, a_{t-1})          core
 z_t ~ q(z_t | h_t, o_t)                     posterior
 z_t ~ p(z_t | h_t)                          prior
-o_t = d(h_t, o_{t-1}, a_{t-1})              shortcut: z_t is skipped, then read off o_t
+o_t = g(o_{t-1}, a_{t-1})                   shortcut: z_t is skipped, then read off o_t;
+      + d(h_t, o_{t-1}, a_{t-1})              what the row alone says, and what memory adds to it
 """
 
 from __future__ import annotations
@@ -46,7 +47,10 @@ class Filtered:
 
 
 class RSSM(nn.Module):
-    """Modalities, core, prior, posterior, shortcut and decoder for one pair of spaces."""
+    """Modalities, core, prior, posterior, shortcut and decoder for one pair of spaces.
+
+    `steps` is the open loop's length in training.
+    """
 
     def __init__(
         self,
@@ -89,6 +93,14 @@ class RSSM(nn.Module):
             layers=layers,
             zero=True,
         )
+        self.markov = MLP(
+            sight + action_spec.size,
+            sum(self.direct_sizes),
+            hidden=hidden,
+            layers=layers,
+            zero=True,
+        )
+        self.steps = steps
         low, high = (torch.from_numpy(bound) for bound in action_spec.bounds())
         bounded = torch.isfinite(low) & torch.isfinite(high)
         one_hot = torch.zeros(action_spec.size, dtype=torch.bool)
@@ -290,6 +302,7 @@ class RSSM(nn.Module):
             Affine(self.sight_to_posterior, bias=False),
             PosteriorTape(self.h_to_posterior, self.posterior_output),
             self.family,
+            self.guess,
             self.advance_sight,
         )
         flat, entered = start.flatten(), tape.enter(self.core.project(scaled))
@@ -301,9 +314,19 @@ class RSSM(nn.Module):
     def predict_sight(
         self, h: Tensor, sight: Tensor, scaled_action: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The row's sight from its h and the last row's sight and action, and the raw output."""
-        raw = self.direct(torch.cat([h, sight, scaled_action], dim=-1))
+        """The row's sight from its h and the last row's sight and action, and the raw output.
+
+        What the row alone says is taken as it is: it learns by itself, and memory learns what is
+        left of it. Where rows tell everything nothing is left, and no error of h disturbs.
+        """
+        added = self.direct(torch.cat([h, sight, scaled_action], dim=-1))
+        raw = added + self.guess(sight, scaled_action)
         return self.advance_sight(sight, raw), raw
+
+    def guess(self, sight: Tensor, scaled_action: Tensor) -> Tensor:
+        """The direct path's raw output from a row's sight and action alone, without memory; its
+        parameters are held."""
+        return self.markov.held(torch.cat([sight, scaled_action], dim=-1))
 
     def advance_sight(self, sight: Tensor, raw: Tensor) -> Tensor:
         """The next sight from this one and the direct net's raw output."""

@@ -72,8 +72,8 @@ class Modality(nn.Module, ABC):
     def nll(self, error: Tensor, kind: str, first: int) -> Tensor:
         """-log p [*batch, K] from `error` [*batch, K, ...], K horizons by running-scale row.
 
-        `kind` is "decode" (row 0 reconstruction, row k = k steps) or "direct" (row k - 1); the K
-        axis begins at row `first`.
+        `kind` is "decode" (row 0 reconstruction, row k = k steps) or "direct" (row k - 1; the last
+        row is one step without memory); the K axis begins at row `first`.
         """
 
     def observe(self, obs: Tensor, change: Tensor) -> None:
@@ -97,7 +97,7 @@ class Vector(Modality):
         self.changes = Statistics(size, still=0.0)
         self.head = nn.Linear(trunk, size)
         self.decode_scale = RunningScale(steps + 1, size, fixed=fixed_scale)
-        self.direct_scale = RunningScale(steps, size, fixed=fixed_scale)
+        self.direct_scale = RunningScale(steps + 1, size, fixed=fixed_scale)
 
     def look(self, obs: Tensor) -> Tensor:
         flat = obs.flatten(-len(self.shape))
@@ -229,7 +229,7 @@ class Image(Modality):
         self.head = ImageHead(trunk, widths[::-1], self.small, tuple(self.sides))
         self.rows = Statistics(self.pixels, still=0.0)
         self.decode_scale = RunningScale(steps + 1, 1, fixed=fixed_scale)
-        self.direct_scale = RunningScale(steps, features, fixed=fixed_scale)
+        self.direct_scale = RunningScale(steps + 1, features, fixed=fixed_scale)
 
     @property
     def _unit(self) -> Tensor:

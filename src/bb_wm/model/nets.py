@@ -39,6 +39,14 @@ class MLP(nn.Module):
             y = F.silu(layer(y))
         return torch.add(self.output(y), self.linear(x))
 
+    def held(self, x: Tensor) -> Tensor:
+        """The same value and gradient of x, but none of the parameters: they learn elsewhere."""
+        y = x
+        for layer in self.hidden:
+            y = F.silu(F.linear(y, layer.weight.detach(), layer.bias.detach()))  # type: ignore[operator]
+        y = F.linear(y, self.output.weight.detach(), self.output.bias.detach())
+        return torch.add(y, F.linear(x, self.linear.weight.detach()))
+
 
 class RMSNorm(nn.RMSNorm):
     """x / rms(x) * weight. Torch's own kernel is ten times slower than these four on a CPU."""

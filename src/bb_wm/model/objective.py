@@ -124,7 +124,7 @@ def evaluate_terms(
         roll = rollout_loss(network, section, more[0], imagined[1], objective, track)
     if section is not None and objective.shortcut > 0.0:
         short = shortcut_loss(network, section, track)
-        short = short + next_sight_loss(network, batch, sight.detach(), walk.h)
+        short = short + next_sight_loss(network, batch, sight.detach(), walk.h, track)
     mask = zero
     if network.mask is not None and batch.action_mask is not None:
         mask = masked_mean(network.mask.error(features, batch.action_mask), batch.valid)
@@ -295,16 +295,24 @@ def rollout_loss(
     return total + objective.continuation * masked_mean(ended, section.past)
 
 
-def next_sight_loss(network: Network, batch: Batch, sight: Tensor, h: Tensor) -> Tensor:
-    """One step of the direct path at every row, which needs no walk: h is the filter's own."""
+def next_sight_loss(
+    network: Network, batch: Batch, sight: Tensor, h: Tensor, track: bool
+) -> Tensor:
+    """One step of the direct path at every row, which needs no walk: h is the filter's own. And
+    what each row alone says of the next, which learns from this by itself."""
     rssm = network.rssm
     scaled = rssm.scale_action(batch.action[:, :-1])
-    predicted, raw = rssm.predict_sight(h[:, 1:], sight[:, :-1], scaled)
-    # One horizon, with the running scales of the open loop's first step.
-    terms = [part.unsqueeze(-2) for part in (predicted, raw, sight[:, 1:])]
-    nll = direct_nll(network, *terms, track=None).squeeze(-1)
     follows = batch.valid[:, 1:] & batch.valid[:, :-1] & ~batch.is_first[:, 1:]
-    return masked_mean(nll, follows)
+
+    def nll(predicted: Tensor, raw: Tensor, row: int, seen: Tensor | None) -> Tensor:
+        terms = [part.unsqueeze(-2) for part in (predicted, raw, sight[:, 1:])]
+        return masked_mean(direct_nll(network, *terms, track=seen, row=row).squeeze(-1), follows)
+
+    # With the running scales of the open loop's first step, and with the last: the row alone's.
+    whole = nll(*rssm.predict_sight(h[:, 1:], sight[:, :-1], scaled), 0, None)
+    guess = rssm.markov(torch.cat([sight[:, :-1], scaled], dim=-1))
+    seen = follows.unsqueeze(-1) if track else None
+    return whole + nll(rssm.advance_sight(sight[:, :-1], guess), guess, rssm.steps, seen)
 
 
 def shortcut_loss(network: Network, section: Section, track: bool) -> Tensor:
@@ -316,10 +324,16 @@ def shortcut_loss(network: Network, section: Section, track: bool) -> Tensor:
 
 
 def direct_nll(
-    network: Network, predicted: Tensor, raw: Tensor, target: Tensor, *, track: Tensor | None
+    network: Network,
+    predicted: Tensor,
+    raw: Tensor,
+    target: Tensor,
+    *,
+    track: Tensor | None,
+    row: int = 0,
 ) -> Tensor:
-    """-log p [*, K] of real sights under the direct path's [*, K, S]. Where `track` [*, K] is true
-    the running scales learn from the errors."""
+    """-log p [*, K] of real sights under the direct path's [*, K, S], by the running scales from
+    `row` on. Where `track` [*, K] is true these learn from the errors."""
     sizes = network.rssm.sight_sizes
     raws = split(raw, network.rssm.direct_sizes)
     parts = zip(network.rssm.runs, split(predicted, sizes), raws, split(target, sizes), strict=True)
@@ -328,6 +342,6 @@ def direct_nll(
         modality = run.modality
         error = modality.advance_error(mine, output, real)
         if track is not None:
-            modality.track(error.detach(), track, "direct", 0)
-        total = total + modality.nll(error, "direct", 0)
+            modality.track(error.detach(), track, "direct", row)
+        total = total + modality.nll(error, "direct", row)
     return total
