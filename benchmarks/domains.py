@@ -96,8 +96,8 @@ class Settings:
 
     rows: int = 20_000
     updates: int = 2_000
-    judging: int = 60  # recorded episodes that judge the model
-    calibrating: int = 200  # recorded episodes that the bound is made of
+    judging: int = 40  # recorded episodes that judge the model
+    calibrating: int = 130  # recorded episodes that the bound is made of
     windows: int = 500
     episodes: int = 50  # played in each of the three ways
     limit: float = 0.3  # of the gate: V_s to go over HORIZON rows, as `Beyond` counts it

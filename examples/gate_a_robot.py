@@ -329,7 +329,7 @@ def parse(about: str | None) -> argparse.Namespace:
     words.add_argument("out", type=Path, help="a folder of its own")
     words.add_argument("--rows", type=int, default=20_000, help="to learn from")
     words.add_argument("--updates", type=int, default=2_000, help="of the model")
-    words.add_argument("--calibrating", type=int, default=200, help="episodes the bound is made of")
+    words.add_argument("--calibrating", type=int, default=130, help="episodes the bound is made of")
     words.add_argument("--episodes", type=int, default=20, help="played with and without the gate")
     return words.parse_args()
 

@@ -141,7 +141,7 @@ class Outlook:
             found = _sampled(model, latent, actions, count, generator)
         for key in self.width:
             apart = found[key] - slow[key].unsqueeze(lead)
-            wide = self._part(self.width, key, slow[key])
+            wide = _per_row(self.width[key], slow[key], lead)
             found[key] = torch.addcmul(centre[key].unsqueeze(lead), wide, apart)
         return found
 
@@ -155,16 +155,10 @@ class Outlook:
         with torch.no_grad():
             slow = dict(model.imagine_obs(model.rollout(latent, actions).latents))
             fast = model.imagined_obs(model.rollout(latent, actions, mode="shortcut"))
-        centre = dict(slow)
-        for key in self.share:
-            centre[key] = torch.lerp(slow[key], fast[key], self._part(self.share, key, slow[key]))
+        centre, lead = dict(slow), len(latent.batch_shape)
+        for key, share in self.share.items():
+            centre[key] = torch.lerp(slow[key], fast[key], _per_row(share, slow[key], lead))
         return slow, centre
-
-    def _part(self, parts: Mapping[str, Array], key: str, like: Tensor) -> Tensor:
-        """The first rows of [K, D] as [K, *shape] of a key's [*batch, K, *shape]."""
-        shape = like.shape[-_axes(parts[key], like) - 1 :]
-        part = torch.from_numpy(parts[key][: shape[0]]).to(like)
-        return part.reshape(shape)
 
     # --- keeping --------------------------------------------------------------------------------
 
@@ -220,13 +214,10 @@ def _sound(part: Array, reach: int, low: float, high: float) -> bool:
     return part.ndim == 2 and len(part) == reach and bool(((part >= low) & (part <= high)).all())
 
 
-def _axes(part: Array, like: Tensor) -> int:
-    """How many trailing axes of `like` hold the part's D numbers."""
-    size, axes = 1, 0
-    while axes == 0 or size < part.shape[1]:
-        axes += 1
-        size *= int(like.shape[-axes])
-    return axes
+def _per_row(part: Array, like: Tensor, lead: int) -> Tensor:
+    """The first rows of [K, D] in the shape of what follows the `lead` batch axes of `like`."""
+    shape = like.shape[lead:]
+    return torch.from_numpy(part[: shape[0]]).to(like).reshape(shape)
 
 
 # --- fitting --------------------------------------------------------------------------------------
