@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from examples.gate_a_plant import COLDEST, Controller
+from examples.gate_a_plant import COOL, Controller
 from examples.gate_a_robot import (
     HELD_OUT,
     HORIZON,
@@ -79,7 +79,7 @@ DOMAINS: dict[str, Domain] = {
         100,
         "reaches for the target, now and then with all its strength; no torque; 0.35 rad/s",
     ),
-    "CSTR": Domain(Controller(), COLDEST, 100, "PI control tuned too hot; coldest coolant; 1 K"),
+    "CSTR": Domain(Controller(), COOL, 100, "PI control tuned too hot; coolant of 295 K; 1 K"),
     "Cont-CC-SynRM-v0": Domain(
         Reluctance(),
         [0.0, 0.0, 0.0],

@@ -7,7 +7,7 @@
 pcgym's stirred tank, CSTR. A PI controller holds a concentration by the coolant's temperature; it
 is tuned too hot, so that on its way to a low concentration it ignites the reaction now and then.
 The life cycle is that of gate_a_robot.py: record, train, then the same seeds without a gate and
-through one, where what is not allowed is replaced by the coldest coolant. What is printed:
+through one, where what is not allowed is replaced by cool coolant. What is printed:
 consequences avoided, and what that cost. Needs: pip install "bb_wm[factory]"
 """
 
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from examples.gate_a_robot import Act, live, parse, table
 
-COLDEST = [-1.0]
+COOL = [-0.5]  # 295 K
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def cli() -> None:
         given.out.resolve(),
         "CSTR",
         Controller(),
-        COLDEST,
+        COOL,
         limit=0.1,
         length=100,
         rows=given.rows,

@@ -157,6 +157,15 @@ def train(store: EpisodeStore, updates: int, seed: int = 0) -> WorldModel:
     return model
 
 
+def as_asked(action: np.ndarray, fallback: list[float]) -> np.ndarray:
+    """In which rows [L - 1] of actions [L, A] something was done and then the fallback alone, for
+    as long as the gate looks ahead or the episode lasts."""
+    fell = (action[:-1] == np.float32(fallback)).all(-1)
+    return np.array(
+        [not fell[t] and bool(fell[t + 1 : t + HORIZON].all()) for t in range(len(fell))]
+    )
+
+
 def promise(
     model: WorldModel, episodes: list[Episode], fallback: list[float], limit: float, seed: int = 0
 ) -> RiskCalibration:
@@ -169,12 +178,9 @@ def promise(
         model, episodes, HORIZON, samples=made.samples, unit=made.unit, seed=seed + 1
     )
     claims, known = claims_of(seen, HORIZON, made.floor), seen.known[:, -1]
-    fell = [(np.asarray(e.action)[:-1] == np.float32(fallback)).all(-1) for e in episodes]
+    plans = [as_asked(np.asarray(e.action), fallback) for e in episodes]
     asked = np.array(
-        [
-            not fell[n][row] and bool(fell[n][row + 1 : row + HORIZON].all())
-            for n, row in zip(seen.episode[known], seen.row[known], strict=True)
-        ]
+        [plans[n][t] for n, t in zip(seen.episode[known], seen.row[known], strict=True)]
     )
     kept = asked & (claims.estimate <= limit)
     columns = (claims.estimate, claims.scale, claims.happened, claims.episode)

@@ -8,7 +8,18 @@ import gymnasium
 import numpy as np
 import pytest
 from examples.gate_a_plant import Controller
-from examples.gate_a_robot import Played, Swimmer, Watched, live, play, record, table
+from examples.gate_a_robot import (
+    HORIZON,
+    Beyond,
+    Played,
+    Swimmer,
+    Watched,
+    as_asked,
+    live,
+    play,
+    record,
+    table,
+)
 
 from bb_wm.worlds.catalogue import make_world
 
@@ -43,6 +54,23 @@ def test_what_is_recorded_holds_the_agent_the_fallback_and_anything_else() -> No
     assert (runs >= 10).any()  # long enough for what the gate imagines
     assert np.array_equal(seen, rows(3))
     assert not np.array_equal(seen, rows(4))
+
+
+def test_the_bound_is_made_from_what_the_gate_asks_about() -> None:
+    action = np.zeros((2 * HORIZON + 4, 1), np.float32)
+    action[3] = 0.5  # followed by the fallback to the end of the look ahead
+    action[3 + HORIZON] = 0.2  # one row later; what follows it is the fallback, to the end
+    asked = np.flatnonzero(as_asked(action, [0.0]))
+    assert asked.tolist() == [3, 3 + HORIZON]
+    action[2 + HORIZON] = 0.1  # the ninth row after row 3 is something else; so is what follows it
+    assert np.flatnonzero(as_asked(action, [0.0])).tolist() == [3 + HORIZON]
+    action[-2] = 0.3  # the last action of all: nothing after it, but within row 13 too
+    assert np.flatnonzero(as_asked(action, [0.0])).tolist() == [len(action) - 2]
+
+
+def test_far_beyond_the_limit_is_no_worse_than_beyond_it() -> None:
+    risk = Beyond(lambda *row: row[0])
+    assert [risk(cost) for cost in (0.0, 0.05, 0.1, 7.0)] == pytest.approx([0.0, 0.5, 1.0, 1.0])
 
 
 def test_the_controller_warms_what_has_reacted_too_little() -> None:
