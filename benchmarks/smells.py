@@ -8,12 +8,12 @@ called smelly.
 Started again it goes on where it stopped; started twice, the processes share the work. Thresholds
 were shaped on seeds below 100; the default seeds, 100 to 119, judge them.
 
-One run is one model trained on 2500 rows of a small world. Injected are, in this order: KL weight
-x 1000 or z muted (by turns); imagination pushed off in one direction, further at every step; rows
-of operators who leak the reward, and a strong planner; no risky row in training; a core that looks
-back over all it has imagined; actions shifted by a row, in training alone or in all rows; answers
-that were never logged, or an ask whose price is taken for zero. A false alarm is a smell found in a
-healthy run.
+One run is one model trained on 2500 rows of a small world. Injected are, in this order: the plain
+KL x 1000 or z muted (by turns); imagination pushed off in one direction, further at every step;
+rows of operators who leak the reward, and a strong planner; no risky row in training; a core that
+looks back over all it has imagined; actions shifted by a row, in training alone or in all rows;
+answers that were never logged, or an ask whose price is taken for zero. A false alarm is a smell
+found in a healthy run.
 """
 
 from __future__ import annotations
@@ -185,7 +185,9 @@ def collapse(seed: int, settings: Settings) -> Arms:
     if seed % 2:
         config = config.override(latent=Muted(12))
     else:
-        config = config.override(objective=replace(config.objective, beta=1000.0))
+        # The plain KL: balance and free nats are there against this very collapse, and win.
+        plain = Objective.plain(beta=1000.0)
+        config = config.override(objective=replace(plain, steps=5, starts=1))
     return {"posterior collapse": judge(fit(data, config, settings), data)}
 
 

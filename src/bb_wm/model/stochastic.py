@@ -124,6 +124,8 @@ class Gaussian(Stochastic):
         return params[..., : self.width]
 
     def draw(self, params: Tensor, noise: Tensor | None) -> tuple[Tensor, Pull]:
+        if _changed(self, Gaussian):
+            return Stochastic.draw(self, params, noise)
         mean, raw = params.chunk(2, dim=-1)
         if noise is None:
             return mean, lambda slope: F.pad(slope, (0, self.width))
@@ -203,6 +205,8 @@ class Categorical(Stochastic):
         return self._straight_through(hard, logits.softmax(-1) if logits.requires_grad else hard)
 
     def draw(self, params: Tensor, noise: Tensor | None) -> tuple[Tensor, Pull]:
+        if _changed(self, Categorical):
+            return Stochastic.draw(self, params, noise)
         logits = self._groups(params)
         soft = logits.softmax(-1)
         share = 1.0
@@ -243,6 +247,12 @@ class Categorical(Stochastic):
 
     def statistics(self, params: Tensor) -> Tensor:
         return self.probs(params).flatten(-2)
+
+
+def _changed(family: Stochastic, known: type[Stochastic]) -> bool:
+    """Whether a subclass of a known family samples otherwise: then its draws must follow that."""
+    mine = type(family)
+    return mine is not known and (mine.sample is not known.sample or mine.mode is not known.mode)
 
 
 def check_int(field: str, value: object, *, low: int, high: int) -> None:
