@@ -138,3 +138,13 @@ def test_a_subclass_that_samples_otherwise_is_drawn_otherwise(known: Stochastic)
         slope = torch.ones_like(z)
         torch.testing.assert_close(pull(slope), 0.5 * by_plain(slope))
         torch.testing.assert_close(z, 0.5 * plain)
+
+    class Mute(type(known)):  # type: ignore[misc]
+        __slots__ = ()
+
+        def mode(self, params: torch.Tensor) -> torch.Tensor:
+            return torch.zeros(*params.shape[:-1], self.size)
+
+    z, pull = Mute().draw(params, None)
+    assert not z.any()
+    assert not pull(torch.ones_like(z)).any()

@@ -155,6 +155,8 @@ def pull_through(
         value = function(*leaves)
 
     def pull(slope: Tensor) -> tuple[Tensor, ...]:
+        if not value.requires_grad:  # it looks at none of them
+            return tuple(torch.zeros_like(leaf) for leaf in leaves)
         found = torch.autograd.grad(
             value, leaves, slope, retain_graph=True, allow_unused=True, materialize_grads=True
         )
