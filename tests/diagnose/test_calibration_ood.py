@@ -251,5 +251,5 @@ def test_a_world_models_calibration_is_saved_beside_it(model, tmp_path):
     assert (told.bound == math.inf).all()  # 16 episodes bound nothing
     assert again.findings
     untrained = WorldModel(2, 2, model.config)
-    with pytest.raises(CheckpointError, match="calibrate again"):
+    with pytest.raises(CheckpointError, match="fit again"):
         RiskCalibration.load(tmp_path / "calibration.json", untrained)
