@@ -27,9 +27,11 @@ from examples.gate_a_plant import COOL, Controller
 from examples.gate_a_robot import (
     HELD_OUT,
     HORIZON,
+    Fallback,
     Played,
     Swimmer,
     Timed,
+    falling,
     gated,
     play,
     promise,
@@ -43,7 +45,7 @@ from bb_wm.errors import CheckpointError
 from bb_wm.rssm import WorldModel
 from bb_wm.worlds.catalogue import make_world
 from benchmarks import training
-from benchmarks.domain_agents import Reacher, Reluctance
+from benchmarks.domain_agents import Reacher, Reluctance, no_current
 from benchmarks.results import Job, Results, say, work
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,13 +57,13 @@ BARS = {"auroc": 0.9, "fewer": 0.8, "kept": 0.9}
 class Domain:
     """All that is a world's own.
 
-    fallback  in the environment's own form
+    fallback  in the environment's own form, or a function of the observation
     rows      of an episode
     about     the agent, the fallback, and how far over the limit V_s is 1
     """
 
     agent: Any
-    fallback: list[float]
+    fallback: Fallback
     rows: int
     about: str
 
@@ -82,9 +84,9 @@ DOMAINS: dict[str, Domain] = {
     "CSTR": Domain(Controller(), COOL, 100, "PI control tuned too hot; coolant of 295 K; 1 K"),
     "Cont-CC-SynRM-v0": Domain(
         Reluctance(),
-        [0.0, 0.0, 0.0],
+        no_current,
         200,
-        "current control, now and then asking for 2.2 times the current; no voltage; a tenth of "
+        "current control, now and then asking for 2.2 times the current; no current; a tenth of "
         "the way from the nominal current to where the drive trips",
     ),
 }
@@ -177,10 +179,10 @@ def playing(
 class Still:
     """The fallback and nothing else."""
 
-    fallback: list[float]
+    fallback: Fallback
 
     def begin(self, generator: np.random.Generator) -> Any:
-        return lambda obs: np.asarray(self.fallback, np.float32)
+        return falling(self.fallback)
 
 
 def _model(job: Job, settings: Settings, models: Path) -> tuple[WorldModel, dict[str, Any]]:

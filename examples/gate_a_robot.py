@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ import gymnasium
 import numpy as np
 
 from bb_wm import WorldModel, WorldModelConfig
-from bb_wm.data import EpisodeStore, SequenceSampler, collect
+from bb_wm.data import EpisodeStore, SequenceSampler
+from bb_wm.data.collect import collect
 from bb_wm.decide import Gate, Ledger
 from bb_wm.diagnose.calibration import (
     Claims,
@@ -41,6 +42,15 @@ from bb_wm.worlds.catalogue import make_world
 HORIZON = 10  # rows that are imagined before every action
 HELD_OUT = 1_000_003  # added to a seed: what the bound is made from is never learnt from
 Act = Callable[[Any], Any]
+Fallback = Sequence[float] | Act  # an action, or what to do about an observation
+
+
+def falling(fallback: Fallback, dtype: Any = np.float32) -> Act:
+    """The fallback as a function of the observation."""
+    if callable(fallback):
+        return lambda obs: np.asarray(fallback(obs), dtype)
+    safe = np.asarray(fallback, dtype)
+    return lambda obs: safe
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +103,7 @@ class Watched:
     """
 
     agent: Any
-    fallback: np.ndarray
+    fallback: Act
     space: gymnasium.spaces.Box
     anything: float = 0.15  # shares of stretches
     falling_back: float = 0.25
@@ -110,7 +120,7 @@ class Watched:
             left -= 1
             proposed = own(obs)
             if kind < self.falling_back:
-                return self.fallback
+                return self.fallback(obs)
             if kind < self.falling_back + self.anything:
                 low, high = self.space.low, self.space.high
                 return generator.uniform(low, high).astype(self.space.dtype)
@@ -120,13 +130,13 @@ class Watched:
 
 
 def record(
-    name: str, agent: Any, fallback: list[float], length: int, seed: int, **how_many: int
+    name: str, agent: Any, fallback: Fallback, length: int, seed: int, **how_many: int
 ) -> tuple[EpisodeStore, list[Episode]]:
     """Watch the agent for `rows=` or `episodes=` of at most `length` rows."""
     maker, world = make_world(name)
     env = maker()
     try:
-        safe = np.asarray(fallback, env.action_space.dtype)
+        safe = falling(fallback, env.action_space.dtype)
         store = EpisodeStore(
             None, ObsSpec.of(env.observation_space), ActionSpec.of(env.action_space)
         )
@@ -157,17 +167,24 @@ def train(store: EpisodeStore, updates: int, seed: int = 0) -> WorldModel:
     return model
 
 
-def as_asked(action: np.ndarray, fallback: list[float]) -> np.ndarray:
+def as_asked(action: np.ndarray, safe: np.ndarray) -> np.ndarray:
     """In which rows [L - 1] of actions [L, A] something was done and then the fallback alone, for
-    as long as the gate looks ahead or the episode lasts."""
-    fell = (action[:-1] == np.float32(fallback)).all(-1)
+    as long as the gate looks ahead or the episode lasts; `safe` [L, A] is the fallback there."""
+    fell = (action[:-1] == safe[:-1]).all(-1)
     return np.array(
         [not fell[t] and bool(fell[t + 1 : t + HORIZON].all()) for t in range(len(fell))]
     )
 
 
+def seen_by(model: WorldModel, episode: Episode) -> list[Any]:
+    """The observations of an episode's rows as the environment showed them."""
+    if model.obs_spec.single:
+        return list(next(iter(episode.obs.values())))
+    return [{key: rows[t] for key, rows in episode.obs.items()} for t in range(len(episode))]
+
+
 def promise(
-    model: WorldModel, episodes: list[Episode], fallback: list[float], limit: float, seed: int = 0
+    model: WorldModel, episodes: list[Episode], fallback: Fallback, limit: float, seed: int = 0
 ) -> RiskCalibration:
     """The bound on "this now, then the fallback", from held-out rows in which just that was done.
 
@@ -178,7 +195,11 @@ def promise(
         model, episodes, HORIZON, samples=made.samples, unit=made.unit, seed=seed + 1
     )
     claims, known = claims_of(seen, HORIZON, made.floor), seen.known[:, -1]
-    plans = [as_asked(np.asarray(e.action), fallback) for e in episodes]
+    safe = falling(fallback)
+    plans = [
+        as_asked(np.asarray(e.action), np.stack([safe(obs) for obs in seen_by(model, e)]))
+        for e in episodes
+    ]
     asked = np.array(
         [plans[n][t] for n, t in zip(seen.episode[known], seen.row[known], strict=True)]
     )
@@ -190,7 +211,7 @@ def promise(
 def gated(
     env: Any,
     model: WorldModel,
-    fallback: list[float],
+    fallback: Fallback,
     bound: Any,
     limit: float,
     ledger: Path,
@@ -204,7 +225,7 @@ def gated(
     return GatedEnv(
         env,
         gate,
-        np.asarray(fallback, env.action_space.dtype),
+        falling(fallback, env.action_space.dtype),
         maker=evidence,
         ledger=Ledger(ledger, durable=False),
         risk=Beyond(risk),
@@ -291,7 +312,7 @@ def live(
     out: Path,
     name: str,
     agent: Any,
-    fallback: list[float],
+    fallback: Fallback,
     *,
     limit: float,
     length: int,

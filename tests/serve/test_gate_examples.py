@@ -15,6 +15,7 @@ from examples.gate_a_robot import (
     Swimmer,
     Watched,
     as_asked,
+    falling,
     live,
     play,
     record,
@@ -41,7 +42,7 @@ class Nothing:
 
 def test_what_is_recorded_holds_the_agent_the_fallback_and_anything_else() -> None:
     def rows(seed: int) -> np.ndarray:
-        act = Watched(Fixed(), STILL, SPACE).begin(np.random.default_rng(seed))
+        act = Watched(Fixed(), falling(STILL), SPACE).begin(np.random.default_rng(seed))
         return np.array([act(None) for _ in range(4000)])
 
     seen = rows(3)
@@ -60,12 +61,15 @@ def test_the_bound_is_made_from_what_the_gate_asks_about() -> None:
     action = np.zeros((2 * HORIZON + 4, 1), np.float32)
     action[3] = 0.5  # followed by the fallback to the end of the look ahead
     action[3 + HORIZON] = 0.2  # one row later; what follows it is the fallback, to the end
-    asked = np.flatnonzero(as_asked(action, [0.0]))
+    safe = np.zeros_like(action)
+    asked = np.flatnonzero(as_asked(action, safe))
     assert asked.tolist() == [3, 3 + HORIZON]
     action[2 + HORIZON] = 0.1  # the ninth row after row 3 is something else; so is what follows it
-    assert np.flatnonzero(as_asked(action, [0.0])).tolist() == [3 + HORIZON]
+    assert np.flatnonzero(as_asked(action, safe)).tolist() == [3 + HORIZON]
     action[-2] = 0.3  # the last action of all: nothing after it, but within row 13 too
-    assert np.flatnonzero(as_asked(action, [0.0])).tolist() == [len(action) - 2]
+    assert np.flatnonzero(as_asked(action, safe)).tolist() == [len(action) - 2]
+    action[-3] = safe[-3] = 0.4  # what the fallback is there, is the fallback there
+    assert np.flatnonzero(as_asked(action, safe)).tolist() == [len(action) - 2]
 
 
 def test_far_beyond_the_limit_is_no_worse_than_beyond_it() -> None:

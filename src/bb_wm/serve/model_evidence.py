@@ -21,6 +21,7 @@ from bb_wm.imagine.rollout import rollout
 from bb_wm.imagine.utility import Utility, Worth
 from bb_wm.protocols import Dynamics, draw_noise
 from bb_wm.rssm import WorldModel
+from bb_wm.serve.fallback import Fallback
 from bb_wm.types import ActionSpec
 
 if TYPE_CHECKING:
@@ -78,7 +79,8 @@ class ModelEvidence:
     the `planner`'s plan where there is one; `Evidence.hold_utility` is the worth of falling back at
     once. All share their luck; none is judged on the luck it was planned with.
 
-    fallback    the action (the environment's own form) imagined for falling back
+    fallback    the action (the environment's own form) imagined for falling back; or, as GatedEnv
+                takes it, a function obs -> action, asked about what the model expects to see
     bound       upper bound on the risk to go: a RiskCalibration fitted for this model and
                 horizon, or a function risk -> bound, such as `Margin.bound`. Neither is optional:
                 without a bound a gate holds for ever; `unbounded_trust` takes the estimate itself.
@@ -119,7 +121,7 @@ class ModelEvidence:
         self.utility = Utility() if utility is None else utility
         self.horizon = horizon if planner is None else planner.horizon
         self.samples = samples if model.noise_size else 1
-        self.fallback = np.array(spec.flatten(fallback), np.float32).reshape(spec.size)
+        self._fallback = Fallback(model, spec, fallback)
         self._bound, self._after, self._least = bound, after, least_rows
         self._trust = trust
         if trust is not None:
@@ -140,6 +142,7 @@ class ModelEvidence:
         self._latent: Latent | None = None
         self._plan: Plan | None = None
         self._rows = 0
+        self._obs: Any = None
         self._strange: float | None = None
 
     def see(self, obs: Any, done: FlatAction | None) -> None:
@@ -155,7 +158,7 @@ class ModelEvidence:
             latent = self.model.encode(obs, before, action)
         if not bool(torch.isfinite(latent.h).all() & torch.isfinite(latent.z).all()):
             raise LatentError("belief", expected="finite numbers", actual="NaN or infinity")
-        self._latent = latent
+        self._latent, self._obs = latent, obs
         self._rows += 1
 
     def judge(
@@ -167,7 +170,7 @@ class ModelEvidence:
         names, sequences = [], []
         if proposed is not None:
             names.append(PROPOSED)
-            sequences.append(self._continued(proposed))
+            sequences.append(self._continued(latent, proposed))
         if self.planner is not None:
             with stage("planning"):
                 planned = self._planned(latent)
@@ -178,7 +181,8 @@ class ModelEvidence:
             raise ConfigError("action", expected="an action, or a planner", actual="neither")
         with stage("imagination"), torch.no_grad():
             # falling back at once is the last row: what the others' gain is counted from
-            actions = torch.stack([*sequences, self._continued(self.fallback)]).to(latent.h)
+            at_once = self._continued(latent, self._fallback.now(self._obs))
+            actions = torch.stack([*sequences, at_once]).to(latent.h)
             worth = self._worth(latent, actions)
         with stage("bound"):
             risks, bounds = self._bounded(latent, actions[:-1], worth)
@@ -221,11 +225,13 @@ class ModelEvidence:
             )
         return self._latent
 
-    def _continued(self, action: FlatAction) -> Tensor:
+    def _continued(self, latent: Latent, action: FlatAction) -> Tensor:
         """[H, A]: the action, then what comes after it."""
-        first = torch.from_numpy(np.asarray(action, np.float32).reshape(1, -1))
-        rest = first if self._after == "repeat" else torch.from_numpy(self.fallback)[None]
-        return torch.cat([first, rest.expand(self.horizon - 1, -1)])
+        first = torch.from_numpy(np.asarray(action, np.float32).reshape(-1))
+        if self._after == "repeat":
+            return first.expand(self.horizon, -1)
+        with torch.no_grad():
+            return self._fallback.after(latent, first, self.horizon)
 
     def _planned(self, latent: Latent) -> Tensor | None:
         """The plan [H, A]; None where it found nothing sound."""
