@@ -21,9 +21,9 @@ NEARLY_LINEAR = {"CartPole-v1": 0.05}
 _HEAD = """# Benchmarks
 
 Written by `python -m benchmarks report` from the JSON results of `python -m benchmarks quality`,
-`worlds`, `exact` and `import-time`, `python -m benchmarks.long_rollouts` and `.pixels`; not edited
-by hand. Every number is a mean over seeds with the smallest and the largest in brackets. One set of
-hyper-parameters serves every world.
+`worlds`, `exact`, `speed`, `scale` and `import-time`, `python -m benchmarks.long_rollouts` and
+`.pixels`; not edited by hand. Every number is a mean over seeds with the smallest and the largest
+in brackets, but for speed. One set of hyper-parameters serves every world.
 """
 
 
@@ -49,7 +49,26 @@ def _pixels(found: Found) -> list[str]:
     return ["## Pixels", pixels.page(found)]
 
 
-_OTHERS = {"quality": _quality, "long": _long, "pixels": _pixels}
+def _speed(found: Found) -> list[str]:
+    from benchmarks import speed_table
+
+    threads = found[0]["settings"]["threads"]
+    return [f"## Speed beside the peers, {threads} thread(s)", speed_table.page(found)]
+
+
+def _scale(found: Found) -> list[str]:
+    from benchmarks import speed_table
+
+    return ["## Growth of cost", speed_table.growth(found)]
+
+
+_OTHERS = {
+    "quality": _quality,
+    "long": _long,
+    "pixels": _pixels,
+    "speed": _speed,
+    "scale": _scale,
+}
 
 
 def write(folders: Sequence[Results], page: Path) -> int:

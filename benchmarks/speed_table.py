@@ -1,0 +1,162 @@
+"""The tables of speed and of growth, from the JSON of `benchmarks.speed_peers` and `.scale`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from bb_wm.diagnose.tables import Table
+from benchmarks.peers_speed.line import SHAPES, TASKS
+
+Found = list[dict[str, Any]]
+OURS = "ours"
+# Issue 5's bars: how many times the fastest peer's speed.
+BARS = {("update", 16): 3.0, ("update", 64): 2.5, ("imagine", 0): 5.0, ("decide", 0): 4.0}
+EVSI_BAR, ROOF_BAR = 6.0, 0.45  # times a plain decision; share of the float32 roofline
+_WHAT = """Observations of 24, 6 actions, perceptrons of 256 in two layers, z of 32 x 32. Update:
+reconstruction, KL, reward and continuation, with the optimiser's step. Imagine: 1024 starts x 15
+rows under a two-layer policy. Decide: encode one observation, 64 candidates x 12 rows. EVSI: 64
+imagined answers x 8 candidates x 12 rows. "All defaults" also trains the risk, open loop and
+shortcut terms, which no peer has, and judges the best plans on 8 samples each. The first update
+includes importing, building and compiling, on a machine as busy as it was.""".replace("\n", " ")
+
+
+def page(found: Found) -> str:
+    """Tables of results made with the same settings."""
+    settings, software = found[0]["settings"], found[0]["software"]
+    clock = "CPU time" if settings["threads"] == 1 else "wall time"
+    pins = found[0]["pins"]
+    named = [pin for pins_ in pins.values() for pin in pins_ if _named(pin, pins)]
+    made = (
+        f"{settings['threads']} thread(s), {clock}, medians of {settings['rounds']} rounds in "
+        f"which everyone works in turn for {settings['seconds']} s; {software['machine']}, torch "
+        f"{software['torch']}, commit {software['commit']}; {', '.join(named)}."
+    )
+    sections = [f"{made} {_WHAT}"]
+    for result in sorted(found, key=lambda r: list(SHAPES).index(r["world"])):
+        sections += [_times(result).markdown(), _ratios(result).markdown(), _roof(result)]
+    return "\n\n".join(sections)
+
+
+def _named(pin: str, pins: dict[str, Any]) -> bool:
+    return pin.split("==")[0] in (*pins, "jax")
+
+
+def _title(result: dict[str, Any]) -> str:
+    shape = SHAPES[result["world"]]
+    return f"h {shape.size}, update of {shape.batch} x {shape.rows} rows"
+
+
+def _clock(result: dict[str, Any]) -> int:
+    return 0 if result["settings"]["threads"] == 1 else 1
+
+
+def _seconds(result: dict[str, Any], row: str, task: str) -> np.ndarray | None:
+    """One number per round."""
+    found = result["rows"][row].get(task)
+    return None if found is None else np.array(found["rounds"])[:, _clock(result)]
+
+
+def _times(result: dict[str, Any]) -> Table:
+    tasks = [t for t in TASKS if any(t in row for row in result["rows"].values())]
+    rows = []
+    for name in sorted(result["rows"], key=lambda name: (not name.startswith(OURS), name)):
+        row = result["rows"][name]
+        times = [_seconds(result, name, task) for task in tasks]
+        if all(one is None for one in times):
+            continue
+        cells = ["-" if one is None else f"{1000 * np.median(one):.1f}" for one in times]
+        first = row["update"]["first"] if "update" in row else None
+        memory = "-", "-"
+        if "peak_mib" in row:
+            memory = f"{row['peak_mib']:.0f}", f"{row['peak_mib'] - row['base_mib']:.0f}"
+        cells += ["-" if first is None else f"{first:.1f}", *memory]
+        rows.append((name, *cells, f"{row['parameters'] / 1e6:.2f}"))
+    header = ("", *(f"{task}, ms" for task in tasks), "first update, s", "peak MiB")
+    header = (*header, "of these beyond imports", "parameters, M")
+    return Table(_title(result), header, tuple(rows))
+
+
+def _ratios(result: dict[str, Any]) -> Table:
+    rows = []
+    for task in TASKS[:3]:
+        ours = _seconds(result, OURS, task)
+        peers = {name: _seconds(result, name, task) for name in result["rows"]}
+        peers = {k: v for k, v in peers.items() if v is not None and not k.startswith(OURS)}
+        if ours is None or not peers:
+            continue
+        fastest = min(peers, key=lambda name: float(np.median(peers[name])))
+        low, middle, high = np.quantile(peers[fastest] / ours, (0.25, 0.5, 0.75))
+        bar = BARS[task, SHAPES[result["world"]].rows if task == "update" else 0]
+        verdict = f"{bar:g}, {'met' if middle >= bar else 'missed'}"
+        rows.append((task, fastest, f"{middle:.2f} [{low:.2f}, {high:.2f}]", verdict))
+    plain, asked = (_seconds(result, OURS, task) for task in ("decide", "evsi"))
+    if plain is not None and asked is not None:
+        low, middle, high = np.quantile(asked / plain, (0.25, 0.5, 0.75))
+        verdict = f"at most {EVSI_BAR:g}, {'met' if middle <= EVSI_BAR else 'missed'}"
+        told = f"{middle:.2f} [{low:.2f}, {high:.2f}] times its cost"
+        rows.append(("evsi", "our plain decision", told, verdict))
+    memory = {k: v["peak_mib"] for k, v in result["rows"].items() if "peak_mib" in v}
+    peers_memory = {k: v for k, v in memory.items() if not k.startswith(OURS)}
+    if OURS in memory and peers_memory:
+        leanest = min(peers_memory, key=lambda name: peers_memory[name])
+        ratio = memory[OURS] / peers_memory[leanest]
+        verdict = f"at most 1, {'met' if ratio <= 1 else 'missed'}"
+        rows.append(("memory of an update", leanest, f"{ratio:.2f} of its peak", verdict))
+    header = ("", "fastest or leanest peer", "ours is faster by [middle half]", "bar")
+    return Table("Ours beside the best peer of the same run", header, tuple(rows))
+
+
+def roofline(result: dict[str, Any]) -> dict[str, float]:
+    """GFLOP/s of the dominating product at its best, and what share of it our update reaches."""
+    clock = _clock(result)
+    found = {}
+    update = _seconds(result, OURS, "update")
+    for name, told in result["gemm"].items():
+        if told is None:
+            continue
+        rate = result["gemm_gflop"] / float(np.array(told["rounds"])[:, clock].min())
+        found[name] = rate
+        if update is not None:
+            found[f"{name}_share"] = result["gflop"] / float(np.median(update)) / rate
+    return found
+
+
+def _roof(result: dict[str, Any]) -> str:
+    found = roofline(result)
+    if "gemm" not in found:
+        return ""
+    text = (
+        f"An update of ours is {result['gflop']:.1f} GFLOP of matrix products. The largest of them "
+        f"({result['gemm_size']}) alone runs at {found['gemm']:.0f} GFLOP/s in float32"
+    )
+    if "gemm_medium" in found:
+        text += f', {found["gemm_medium"]:.0f} with torch\'s float32 precision "medium"'
+    if "gemm_share" not in found:
+        return text + "."
+    share = found["gemm_share"]
+    met = "met" if share >= ROOF_BAR else "missed"
+    bar = f" (bar for the wide update {ROOF_BAR:.0%}: {met})" if result["world"] == "wide" else ""
+    return f"{text}; our update reaches {share:.0%} of the float32 rate{bar}."
+
+
+def growth(found: Found) -> str:
+    """Tables of `python -m benchmarks scale`."""
+    settings, software = found[0]["settings"], found[0]["software"]
+    rows = []
+    for result in found:
+        for axis, told in result["axes"].items():
+            cost = ", ".join(f"{k}: {1000 * v:.1f}" for k, v in told["seconds"])
+            bar = told["bar"]
+            verdict = "-"
+            if bar is not None:
+                verdict = f"{bar:g}, {'met' if told['slope'] <= bar else 'missed'}"
+            rows.append((axis, told["task"], cost, f"{told['slope']:.2f}", verdict))
+    header = ("axis", "task", "CPU ms at each value", "log-log slope", "bar")
+    head = (
+        f"One thread, medians of {settings['rounds']} interleaved rounds; {software['machine']}, "
+        f"torch {software['torch']}, commit {software['commit']}. A slope of 1 is a cost that "
+        "doubles where the axis doubles."
+    )
+    return "\n\n".join([head, Table("Growth of cost", header, tuple(rows)).markdown()])
