@@ -21,7 +21,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -186,8 +186,10 @@ async def play(
     seed: int,
     careless: float,
     steps: int = 16,
+    enough: Callable[[Played], bool] = lambda found: False,
 ) -> Played:
-    """`tasks` tasks, each on a fresh repository and a conversation of its own."""
+    """At most `tasks` tasks, each on a fresh repository and a conversation of its own; the last one
+    stops where what was found is `enough`."""
     found = Played()
     for task in range(tasks):
         repo.renew()
@@ -201,6 +203,8 @@ async def play(
             held = result.is_error and "Held by bb-wm" in result.content[0].text
             lost = now == head and not before <= staged
             found.add(tool, tool == "git_reset" and bool(before), held, lost)
+            if enough(found):
+                return found
         found.tasks += 1
         found.solved += agent.solved()
     return found
@@ -242,10 +246,11 @@ class Desk:
         async with Client(proxy) as client:
             return await play(client, self.repo, middleware, **how)
 
-    def record(self, tasks: int, careless: float) -> Played:
+    def record(self, **how: Any) -> Played:
+        """Watch the agent."""
         harm = self.repo.staged_work_lost
         with Guard("record", recording=Recording(self.recording), harm=harm, report=print) as guard:
-            return asyncio.run(self.play(guard, tasks=tasks, seed=1, careless=careless))
+            return asyncio.run(self.play(guard, **how))
 
     def train(self, updates: int) -> None:
         words = ["train", str(self.recording), "--run", str(self.run), "--preset", "tiny"]
@@ -254,9 +259,11 @@ class Desk:
 
     def guard(self, mode: str, limit: float, coverage: float, *, measure: bool = True) -> Guard:
         gate = Gate(limit=limit, max_age=3600.0, min_gain=-1.0)
+        recording = Recording(self.recording)
         return Guard(
             mode,
-            judge=Judge.load(self.run, coverage=coverage),
+            recording=recording if mode == "shadow" else None,
+            judge=Judge.load(self.run, coverage=coverage, limit=limit, recording=recording),
             ledger=Ledger(self.out / f"{mode}-{time.time_ns()}.sqlite"),
             settings=GuardSettings(gate=gate, deadline=10.0),
             harm=self.repo.staged_work_lost if measure else None,
@@ -309,7 +316,7 @@ def cli() -> None:
     given = words.parse_args()
     desk = Desk(given.out.resolve())
     if not desk.recording.exists():
-        seen = desk.record(given.record, given.careless)
+        seen = desk.record(tasks=given.record, seed=1, careless=given.careless)
         print(f"recorded {seen.calls} calls of {seen.tasks} tasks, {seen.lost} did harm")
     if not desk.run.exists():
         desk.train(given.updates)

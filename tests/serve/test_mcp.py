@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,10 @@ from tests.serve.conftest import steady
 from bb_wm.cli.mcp import Arguments, make_guard, parse
 from bb_wm.decide import Ledger
 from bb_wm.decide.evidence import Fault
-from bb_wm.errors import BBWMError, CheckpointError, ConfigError
-from bb_wm.serve import Guard, Recording
+from bb_wm.errors import BBWMError, ConfigError
+from bb_wm.serve import Guard, Judge, Recording
 from bb_wm.serve.featurise import KEY
+from bb_wm.serve.loading import Loading
 from bb_wm.serve.mcp_proxy import guarded_proxy, transport_of
 
 Make = Callable[..., Guard]
@@ -244,17 +246,51 @@ def children_of(parent: int) -> list[tuple[int, str]]:
     return found
 
 
-def test_a_damaged_model_stops_enforce_and_not_shadow(run_folder: Path, tmp_path: Path) -> None:
+def test_a_damaged_model_holds_everything_in_enforce_and_nothing_in_shadow(
+    run_folder: Path, repo: Path, tmp_path: Path
+) -> None:
     broken = tmp_path / "git"
     shutil.copytree(run_folder, broken)
     for file in broken.glob("checkpoints/*/*.safetensors"):
         file.write_bytes(file.read_bytes()[:-1])
     words = {"server": GIT, "run": str(broken), "out": str(tmp_path / "calls")}
-    with pytest.raises(CheckpointError):
-        make_guard(Arguments(mode="enforce", **words))
-    guard = make_guard(Arguments(mode="shadow", **words))
-    assert isinstance(guard.judge, Fault)
-    guard.close()
+    here = {"repo_path": str(repo)}
+
+    async def body(agent: Any) -> None:
+        looked = await agent.call_tool("git_status", here, raise_on_error=False)
+        reset = await agent.call_tool("git_reset", here, raise_on_error=False)
+        assert (looked.is_error, reset.is_error) == (mode == "enforce",) * 2
+
+    for mode in ("enforce", "shadow"):
+        guard = make_guard(Arguments(mode=mode, **words))
+        through(guard, GIT, body)
+        assert isinstance(guard.judge, Fault)
+        assert guard.judge.error == "CheckpointError"
+        assert staged(repo) == ("plan.txt" if mode == "enforce" else "")
+        guard.close()
+
+
+def test_the_tools_are_listed_while_the_model_is_loaded(
+    make_guard: Make, judge: Judge, repo: Path
+) -> None:
+    come = threading.Event()
+
+    def load() -> Judge:
+        come.wait(60)
+        return judge
+
+    async def body(agent: Any) -> None:
+        assert len(await agent.list_tools()) == 12  # nobody has waited for the model
+        assert isinstance(guard.judge, Fault)
+        call = asyncio.create_task(agent.call_tool("git_status", {"repo_path": str(repo)}))
+        await asyncio.sleep(0.2)
+        assert not call.done()
+        assert len(await agent.list_tools()) == 12  # nor has anything else to
+        come.set()
+        assert not (await call).is_error
+
+    guard = make_guard("enforce", judge=Loading(load))
+    through(guard, GIT, body)
 
 
 @pytest.mark.parametrize(

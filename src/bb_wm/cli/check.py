@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import tyro
 
 from bb_wm.cli import runs
-from bb_wm.cli.origins import Reading, find_origin
+from bb_wm.cli.origins import Origin, Reading, find_origin
 from bb_wm.cli.words import parse_words
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ Examples
   bb-wm check plant.csv --rewards arriving --columns.obs heat pressure --columns.action valve
   bb-wm check Pendulum-v1
   bb-wm check my_robot.envs:Arm-v0
+  bb-wm check logs/arm/ --fallback 0 0      (for a gate that falls back to no torque)
 
 Exit code 0: usable, read what to fix; 1: not usable, and why.
 """
@@ -44,6 +45,9 @@ class Arguments:
     """Rows that are collected from a world; a path is read whole."""
     seed: int = 0
     """The chance of collecting and of the probe."""
+    fallback: tuple[float, ...] = ()
+    """The action that a gate will do instead of one it holds: is there enough of it to learn from?
+    Its numbers in order, or the index of a choice."""
     reading: Annotated[Reading, tyro.conf.arg(name="")] = field(default_factory=Reading)
 
 
@@ -57,6 +61,7 @@ def run(arguments: Arguments) -> int:
     from bb_wm.data import probe_alignment
     from bb_wm.diagnose.rows import describe_rows
     from bb_wm.worlds.checker import check_episodes, verdict
+    from bb_wm.worlds.falling_back import check_fallback
 
     runs.check_count("--rows", arguments.rows, least=2)
     found = _environment(arguments)
@@ -73,11 +78,21 @@ def run(arguments: Arguments) -> int:
     for finding in report.findings:
         print(f"\nNote: {finding}")
     found += check_episodes(episodes)
+    if arguments.fallback:
+        found += check_fallback(episodes, origin.action_spec, _action(origin, arguments.fallback))
     _print(found)
     probe.raise_if_shifted()
     print(f"\nVerdict: {verdict(found)}.")
     print(f"Usable: bb-wm train {arguments.data}")
     return 0
+
+
+def _action(origin: Origin, numbers: Sequence[float]) -> Any:
+    """The numbers of --fallback in the environment's own form."""
+    parts = origin.action_spec.parts
+    if len(parts) == 1 and parts[0].kind == "discrete" and len(numbers) == 1:
+        return int(numbers[0])
+    return list(numbers)
 
 
 def _environment(arguments: Arguments) -> list[Finding]:

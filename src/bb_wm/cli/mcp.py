@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 import tyro
 
 from bb_wm.cli import runs
-from bb_wm.cli.shell import RunConflictError
 from bb_wm.cli.words import parse_words
-from bb_wm.errors import BBWMError, ConfigError
+from bb_wm.errors import ConfigError
 
 if TYPE_CHECKING:
     from bb_wm.decide import Ledger
-    from bb_wm.decide.evidence import Fault
-    from bb_wm.serve import Guard, Judge, LookUp
+    from bb_wm.serve import Guard, Judge, LookUp, Recording
     from bb_wm.serve.harm import Harm
+    from bb_wm.serve.loading import Loading
 
 EXAMPLES: Final = """
 Write this command where your agent's settings name the server's own command. The agent sees the
@@ -83,7 +82,6 @@ def run(arguments: Arguments) -> int:
     """Serve until the agent hangs up."""
     from bb_wm.serve.mcp_proxy import guarded_proxy
 
-    runs.use_threads(1)  # one call at a time; more threads cost more than they bring
     guard = make_guard(arguments)
     proxy = guarded_proxy(
         guard, arguments.server, era=arguments.era, says=_say, name=arguments.name
@@ -99,8 +97,9 @@ def run(arguments: Arguments) -> int:
 
 
 def make_guard(arguments: Arguments) -> Guard:
-    """The guard of these arguments. Raises before the first call: ConfigError, VersionError, and in
-    enforce CheckpointError; shadow goes on without a model that cannot be read, and says so."""
+    """The guard of these arguments, its model loading beside it. Raises ConfigError for what the
+    arguments get wrong; without a model that can be read, enforce holds everything and shadow goes
+    on, and both say so."""
     from bb_wm.decide import Gate
     from bb_wm.serve import Guard, GuardSettings, Recording
 
@@ -112,10 +111,11 @@ def make_guard(arguments: Arguments) -> Guard:
         look_ups=tuple(_look_up(word, arguments.name) for word in arguments.look_up),
         person=0.05 if arguments.person else None,
     )
+    recording = Recording(arguments.out or "recordings/tools")
     return Guard(
         arguments.mode,
-        recording=Recording(arguments.out or "recordings/tools"),
-        judge=None if arguments.mode == "record" else _judge(arguments),
+        recording=recording,
+        judge=None if arguments.mode == "record" else _judge(arguments, recording),
         ledger=None if arguments.mode == "record" else _ledger(arguments),
         settings=settings,
         harm=_harm(arguments.harm) if arguments.harm else None,
@@ -123,19 +123,25 @@ def make_guard(arguments: Arguments) -> Guard:
     )
 
 
-def _judge(arguments: Arguments) -> Judge | Fault:
-    from bb_wm.decide.evidence import Fault
-    from bb_wm.serve import Judge
+def _judge(arguments: Arguments, recording: Recording) -> Loading:
+    from bb_wm.serve.loading import Loading
 
-    try:
-        judge = Judge.load(runs.open_run(arguments.run).folder, coverage=arguments.coverage)
-    except (BBWMError, OSError) as error:
-        if arguments.mode == "enforce" or isinstance(error, RunConflictError):
-            raise
-        _say(f"no decisions, calls go on: {error}")
-        return Fault.of(error, "model")
-    _say(judge.summary())
-    return judge
+    folder = runs.open_run(arguments.run).folder
+    if not 0.5 <= arguments.coverage < 1:
+        raise ConfigError("--coverage", expected="within [0.5, 1)", actual=arguments.coverage)
+
+    def load() -> Judge:
+        from bb_wm.serve import Judge
+
+        runs.use_threads(1)  # one call at a time; more threads cost more than they bring
+        judge = Judge.load(
+            folder, coverage=arguments.coverage, limit=arguments.limit, recording=recording
+        )
+        _say(judge.summary())
+        return judge
+
+    goes_on = "every call is held" if arguments.mode == "enforce" else "calls go on"
+    return Loading(load, lambda line: _say(f"{goes_on}; {line}"))
 
 
 def _ledger(arguments: Arguments) -> Ledger:

@@ -20,7 +20,8 @@ Version 1, one number per place, float32:
 own: a branch name, a mode, a path, "nothing to commit". Any other text, of whatever length, is one
 and the same. So a text made up to steer a decision is only "some text": after training, decisions
 are the same to the bit whatever unknown text stands in arguments and results. While recording, a
-text gets its code from its second appearance on. Hints are no part of either vector.
+text gets its code from its second appearance on, in whichever conversations of the recording the
+two are. Hints are no part of either vector.
 
 `embed` adds numbers of the user's own to both, from the text itself; the promise above then ends,
 for what the embedding reads can move the decision.

@@ -33,6 +33,7 @@ from bb_wm.serve.conversation import Conversation, Row, masked_action, masked_ob
 from bb_wm.serve.featurise import Featuriser, Known
 from bb_wm.serve.harm import Harm, Settle, Undone, completed
 from bb_wm.serve.judge import Judge
+from bb_wm.serve.loading import Loading
 from bb_wm.serve.settings import GuardSettings, Mode
 from bb_wm.serve.steps import AskPerson, Decide, Reply, Run, Script, Step, question, refusal
 from bb_wm.serve.worker import LateError, Worker
@@ -67,7 +68,8 @@ class Guard:
 
     recording  where rows go; None keeps none
     judge      the run's model; needed by shadow and enforce. A Fault says why there is none: then
-               shadow goes on and enforce holds everything.
+               shadow goes on and enforce holds everything. While it is Loading, calls of enforce
+               wait for it as long as `GuardSettings.patience`; those of shadow do not.
     ledger     where decisions go; enforce needs one, for what is not on record is not done
     harm       measured V_s of a call; None: the default label, `Undone`
     reward     what an answered call was worth; default 1 without an error, 0 with one
@@ -79,7 +81,7 @@ class Guard:
         mode: Mode | str,
         *,
         recording: Recording | None = None,
-        judge: Judge | Fault | None = None,
+        judge: Judge | Fault | Loading | None = None,
         ledger: Ledger | None = None,
         settings: GuardSettings | None = None,
         harm: Harm | None = None,
@@ -95,7 +97,8 @@ class Guard:
             raise ConfigError("judge", expected=f"a Judge for mode {mode}", actual="none")
         if self.mode is Mode.ENFORCE and ledger is None:
             raise ConfigError("ledger", expected="a Ledger for mode enforce", actual="none")
-        self.recording, self.judge, self.ledger = recording, judge, ledger
+        self.recording, self.ledger = recording, ledger
+        self._judge = judge
         self.problems: list[str] = []
         self._harm, self._reward, self._undone = harm, reward, undone or Undone()
         self._report = report or (lambda line: None)
@@ -108,10 +111,23 @@ class Guard:
             if recording is not None
             else Featuriser()
         )
+        # one for all conversations: what the judge will know must be known in the rows it learns
+        # from, in the first row of a conversation as in the last
+        self._known = Known(frozenset(() if recording is None else recording.texts()))
+
+    @property
+    def judge(self) -> Judge | Fault | None:
+        """The judge, or why there is none (yet)."""
+        if isinstance(self._judge, Loading):
+            found = self._judge.wait(0.0)
+            if not self._judge.done:
+                return found
+            self._judge = found
+        return self._judge
 
     def begin(self) -> Talk:
         """A new conversation; give it to `script` with every call of one agent."""
-        talk = Talk(Conversation(self._featuriser, Known()))
+        talk = Talk(Conversation(self._featuriser, self._known))
         talk.observed_at = self._now()
         self._talks.append(talk)
         return talk
@@ -167,6 +183,9 @@ class Guard:
 
     def decide(self, talk: Talk, call: ToolCall, *, may_look: bool = True) -> Decision:
         """The gate's decision on `call`, on record. Never raises: any failure is HOLD."""
+        loading = self._judge
+        if self.mode is Mode.ENFORCE and isinstance(loading, Loading):
+            loading.wait(self.settings.patience)
         started = self._now()
         told: list[Decision | None] = []  # what came first: the decision, or None for too late
         turn = threading.Lock()

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from bb_wm.rssm import WorldModel
     from bb_wm.serve.conversation import Obs
+    from bb_wm.serve.recording import Recording
     from bb_wm.types import Episode, Latent
 
 _ENOUGH: Final = 2_000  # held-out calls that a margin is made from
@@ -50,7 +51,7 @@ class Judge:
     recorded   calls per tool code in the rows learnt from
     shapes     codes of argument shapes there
     known      texts that have a code
-    harmful    codes of tools that did harm there
+    harmful    codes of tools that did harm there, or in what was held out
     margins    of tools that did no harm, and of those that did
     """
 
@@ -72,8 +73,11 @@ class Judge:
         *,
         coverage: float = 0.95,
         prior: Prior | None = None,
+        limit: float = math.inf,
+        recording: Recording | None = None,
     ) -> Judge:
-        """From a run folder of `bb-wm train`. Raises ConfigError, CheckpointError, VersionError,
+        """From a run folder of `bb-wm train`. Conversations that are in `recording` and not in the
+        run came later: they are held out too. Raises ConfigError, CheckpointError, VersionError,
         DataError: what is damaged or made for other calls is not used."""
         from bb_wm.data import EpisodeStore
         from bb_wm.learn.run import Run
@@ -90,7 +94,10 @@ class Judge:
                 return list(store)
 
         train, heldout = rows(opened.episodes), rows(opened.heldout)
-        return cls.of(model, made, train, heldout, coverage=coverage, prior=prior, name=opened.name)
+        if recording is not None:
+            heldout = [*heldout, *recording.besides([*train, *heldout])]
+        settings: Any = {"coverage": coverage, "prior": prior, "limit": limit}
+        return cls.of(model, made, train, heldout, name=opened.name, **settings)
 
     @classmethod
     def of(
@@ -102,14 +109,21 @@ class Judge:
         *,
         coverage: float = 0.95,
         prior: Prior | None = None,
+        limit: float = math.inf,
         name: str = "",
     ) -> Judge:
-        """From a model, the conversations it learnt from and others held out."""
+        """From a model, the conversations it learnt from and others held out.
+
+        `limit` is the gate's: the margins are then made of the held-out calls that are expected to
+        stay within it. What is expected beyond is held whatever its margin, and its errors, large
+        where harm was foreseen but did not come, say nothing of the calls that may be allowed.
+        """
         if not 0.5 <= coverage < 1:
             raise ConfigError("coverage", expected="within [0.5, 1)", actual=coverage)
         if not train:
             raise DataError("run", expected="recorded conversations", actual="none")
         recorded, shapes, texts, harmful = experience_of(train)
+        harmful |= experience_of(heldout)[3]  # harm is harm, learnt from or not
         judge = cls(
             model,
             featuriser,
@@ -121,7 +135,7 @@ class Judge:
             name,
             prior or Prior(),
         )
-        errors = judge._errors(heldout)
+        errors = judge._errors(heldout, limit)
         margins = Margin.of(errors[False], coverage), Margin.of(errors[True], coverage)
         return replace(judge, margins=margins)
 
@@ -258,8 +272,9 @@ class Judge:
         reward = self.model.predict_reward(reached)
         return reward[..., None], self.model.predict_safety(reached)[..., None] + margin
 
-    def _errors(self, episodes: Iterable[Episode]) -> dict[bool, list[float]]:
-        """Held-out errors V_s - risk of every call made, by whether its tool has done harm."""
+    def _errors(self, episodes: Iterable[Episode], limit: float) -> dict[bool, list[float]]:
+        """Held-out errors V_s - risk of every call made whose risk is at most `limit` (or NaN), by
+        whether its tool has done harm."""
         import torch
 
         errors: dict[bool, list[float]] = {False: [], True: []}
@@ -271,6 +286,8 @@ class Judge:
                 if not actions[t][0]:  # a refused call did nothing
                     continue
                 risk = float(self.outcomes(beliefs[:, t], actions[t])[1].mean())
+                if risk > limit:
+                    continue
                 code = actions[t][1 : 1 + TOOL].tobytes()
                 errors[code in self.harmful].append(float(episode.safety[t + 1]) - risk)
             if len(errors[False]) + len(errors[True]) >= _ENOUGH:

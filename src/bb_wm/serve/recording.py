@@ -6,12 +6,15 @@ into one folder. `bb-wm train FOLDER` reads it, `bb-wm check FOLDER` says whethe
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from bb_wm.data import EpisodeStore
 from bb_wm.errors import LockError
+from bb_wm.serve.experience import experience_of
 from bb_wm.serve.featurise import Featuriser
 from bb_wm.types import Episode
 
@@ -37,6 +40,21 @@ class Recording:
         made = self.featuriser
         return EpisodeStore(self.path, made.obs_spec, made.action_spec, mode="r")
 
+    def texts(self) -> set[bytes]:
+        """The codes of all texts that were recorded; none before the first episode."""
+        if not (self.path / "store.json").exists():
+            return set()
+        with self.read() as store:
+            return experience_of(store)[2]
+
+    def besides(self, known: Iterable[Episode]) -> list[Episode]:
+        """What was recorded and is none of the `known` conversations."""
+        if not (self.path / "store.json").exists():
+            return []
+        seen = {_digest(episode) for episode in known}
+        with self.read() as store:
+            return [episode for episode in store if _digest(episode) not in seen]
+
     def append(self, episode: Episode) -> None:
         """Keep an episode durably. Raises LockError, SaveError, DataError; then nothing is kept."""
         patience = time.monotonic() + self._busy
@@ -50,3 +68,12 @@ class Recording:
                 if time.monotonic() > patience:
                     raise
                 time.sleep(0.02)
+
+
+def _digest(episode: Episode) -> bytes:
+    """SHA-256 of what was seen and done."""
+    digest = hashlib.sha256()
+    for _, rows in sorted(episode.obs.items()):
+        digest.update(rows.tobytes())
+    digest.update(episode.action.tobytes())
+    return digest.digest()

@@ -25,12 +25,14 @@ class GuardSettings:
     gate      limit on V_s of the next row, age of the belief; min_gain -1 lets calls through that
               are harmless and merely useless
     deadline  seconds a decision may take; later it is HOLD
+    patience  seconds a call of enforce waits for a model that is still being loaded; then HOLD
     look_ups  harmless calls that may be made first for what they reveal
     person    the price of asking a person, in utility (a call is worth about 1); None: never ask
     """
 
     gate: Gate = field(default_factory=lambda: Gate(limit=0.2, max_age=3600.0, min_gain=-1.0))
     deadline: float = 1.0
+    patience: float = 60.0
     look_ups: tuple[LookUp, ...] = ()
     person: float | None = None
 
@@ -38,6 +40,10 @@ class GuardSettings:
         if not 0 < self.deadline <= 60:
             raise ConfigError(
                 "GuardSettings.deadline", expected="seconds in (0, 60]", actual=self.deadline
+            )
+        if not 0 <= self.patience <= 3600:
+            raise ConfigError(
+                "GuardSettings.patience", expected="seconds in [0, 3600]", actual=self.patience
             )
         names = [look.name for look in self.look_ups]
         if len(set(names)) != len(names) or PERSON in names:
