@@ -185,19 +185,19 @@ def _line(found: dict[str, Any], plan: Plan) -> str:
 
 
 def _roofline(rows: dict[str, dict[str, Any]], shape: str) -> dict[str, Any]:
-    product = dominating(SHAPES[shape])
+    product, ours = dominating(SHAPES[shape]), rows.get(OURS, {})
     flops = product.flops / product.passes / 1e9
     size = f"{product.rows} x {product.inputs} x {product.outputs}"
-    return {"gemm_gflop": flops, "gemm_size": size, "gemm": {k: rows[OURS].get(k) for k in GEMMS}}
+    return {"gemm_gflop": flops, "gemm_size": size, "gemm": {k: ours.get(k) for k in GEMMS}}
 
 
 def run(shape: str, tasks: Sequence[str], started: dict[str, list[str]], plan: Plan) -> Any:
     """Workers of their own for one shape, so that memory and first calls are the shape's own."""
-    with tempfile.TemporaryDirectory(prefix="speed-log-", delete=False) as logs:
-        workers = [
-            Worker(name, command, plan.threads, Path(logs) / f"{number}.log")
-            for number, (name, command) in enumerate(started.items())
-        ]
+    logs = Path(tempfile.mkdtemp(prefix="speed-log-"))
+    workers = [
+        Worker(name, command, plan.threads, logs / f"{number}.log")
+        for number, (name, command) in enumerate(started.items())
+    ]
     try:
         return measure(workers, shape, [*tasks, *GEMMS], plan)
     finally:
@@ -209,6 +209,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     peers = [name for name in options.peers.split(",") if name]
     started = commands(peers, options.envs)
+    if options.rows:
+        started = {name: command for name, command in started.items() if name in options.rows}
     if options.install:
         return int(any(name not in {SETTINGS[k][0] for k in started} for name in peers))
     shapes, tasks = options.shapes.split(","), options.tasks.split(",")
@@ -240,6 +242,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--shapes", default="wide,long", type=_among(SHAPES))
     parser.add_argument("--tasks", default=",".join(TASKS), type=_among(TASKS))
     parser.add_argument("--peers", default=",".join(PEERS), type=_among(PEERS))
+    parser.add_argument("--rows", nargs="+", choices=list(SETTINGS), help="only these rows")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=0.5, help="of work in a row, each round")

@@ -1,6 +1,6 @@
 """DreamerV3 in JAX by its author (the package of the index), as a worker; everything is jitted.
 
-Its own WorldModel with its own losses and optimiser (float32), its RSSM for imagination. `unroll` is
+Its own WorldModel with its own losses and optimiser (float32), its RSSM to imagine. `unroll` is
 off, which is its own setting: compiling the unrolled loop takes minutes.
 """
 
