@@ -298,11 +298,11 @@ class RSSM(nn.Module):
         loop = ShortcutLoop(
             tape,
             Perceptron(self.direct),
+            Perceptron(self.markov, held=True),
             Perceptron(self.encoder),
             Affine(self.sight_to_posterior, bias=False),
             PosteriorTape(self.h_to_posterior, self.posterior_output),
             self.family,
-            self.guess,
             self.advance_sight,
         )
         flat, entered = start.flatten(), tape.enter(self.core.project(scaled))

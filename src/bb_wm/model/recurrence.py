@@ -131,8 +131,8 @@ class OpenLoop(Loop):
 class ShortcutLoop(Loop):
     """entered [N, K, U], scaled actions [N, K, A], h, z, sight [N, .], biases -> sight, raw.
 
-    `guess` is what a row alone says of the next one's raw output, to which the direct net adds; its
-    parameters are held. `advance` makes the next sight of the last one and of the raw output, and
+    `guess`, held, is what a row alone says of the next one's raw output, to which the direct net
+    adds. `advance` makes the next sight of the last one and of the raw output, and
     has no parameters. `biases` are what the sight's two parts of the posterior are added to.
     The last row's z is never read, so it is not made.
     """
@@ -141,30 +141,27 @@ class ShortcutLoop(Loop):
         self,
         core: CoreTape,
         direct: Perceptron,
+        guess: Perceptron,
         encoder: Perceptron,
         skip: Affine,
         posterior: PosteriorTape,
         family: Stochastic,
-        guess: Callable[[Tensor, Tensor], Tensor],
         advance: Callable[[Tensor, Tensor], Tensor],
     ) -> None:
-        self.core, self.direct, self.encoder = core, direct, encoder
+        self.core, self.direct, self.guess, self.encoder = core, direct, guess, encoder
         self.skip, self.posterior, self.family = skip, posterior, family
-        self.guess, self.advance = guess, advance
-        self.tapes = (core, direct, encoder, skip, posterior)
+        self.advance = advance
+        self.tapes = (core, direct, guess, encoder, skip, posterior)
         self.pulls: list[Pull] = []
         self.moves: list[Callable[[Tensor], tuple[Tensor, ...]]] = []
-        self.guesses: list[Callable[[Tensor], tuple[Tensor, ...]]] = []
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         entered, actions, h, z, sight, hidden_bias, skip_bias = inputs
         outputs, last = [], entered.shape[1] - 1
         for k, row in enumerate(entered.unbind(1)):
             h = self.core.forward(h, z, row)
-            added = self.direct.forward(torch.cat([h, sight, actions[:, k]], dim=-1))
-            guess, back = pull_through(self.guess, sight, actions[:, k])
-            self.guesses.append(back)
-            raw = added + guess
+            seen = torch.cat([h, sight, actions[:, k]], dim=-1)
+            raw = self.direct.forward(seen) + self.guess.forward(seen[:, self.core.size :])
             sight, move = pull_through(self.advance, sight, raw)
             self.moves.append(move)
             outputs.append((sight, raw))
@@ -192,14 +189,12 @@ class ShortcutLoop(Loop):
                 to_sight = to_sight + self.skip.backward(to_params)
             past_sight, to_raw = self.moves[k](to_sight)
             to_raw = to_raw + by_raw[k]
-            to_direct = self.direct.backward(k, to_raw)
-            direct_h, direct_sight, to_action = to_direct.tensor_split(
-                [size, size + past_sight.shape[-1]], dim=-1
-            )
-            guess_sight, guess_action = self.guesses[k](to_raw)
-            past_sight = past_sight + direct_sight + guess_sight
+            direct_h, to_row = self.direct.backward(k, to_raw).tensor_split([size], dim=-1)
+            to_row = to_row + self.guess.backward(k, to_raw)
+            direct_sight, to_action = to_row.tensor_split([past_sight.shape[-1]], dim=-1)
+            past_sight = past_sight + direct_sight
             past_h, past_z, to_entered = self.core.backward(k, past_h + direct_h)
-            found.append((to_entered, to_action + guess_action))
+            found.append((to_entered, to_action))
         by_biases: list[Tensor | None] = [None, None]
         if seen:
             by_biases = [torch.cat(parts).sum(0) for parts in zip(*seen, strict=True)]

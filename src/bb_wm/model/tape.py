@@ -76,14 +76,15 @@ class Affine(Tape):
 
 
 class Perceptron(Tape):
-    """`nets.MLP` in a loop."""
+    """`nets.MLP` in a loop; `held`, its parameters get no gradient: they learn elsewhere."""
 
-    def __init__(self, net: MLP) -> None:
+    def __init__(self, net: MLP, *, held: bool = False) -> None:
         self.hidden = [Affine(cast("nn.Linear", layer), bias=True) for layer in net.hidden]
         self.output = Affine(net.output, bias=True)
         self.linear = Affine(net.linear, bias=False)
         self.layers = [*self.hidden, self.output, self.linear]
-        self.parameters = [p for layer in self.layers for p in layer.parameters]
+        self.learning = [] if held else self.layers
+        self.parameters = [p for layer in self.learning for p in layer.parameters]
         self.before: list[list[Tensor]] = []
 
     def forward(self, x: Tensor) -> Tensor:
@@ -105,7 +106,7 @@ class Perceptron(Tape):
         return by_y + self.linear.backward(slope)
 
     def gradients(self) -> list[Tensor]:
-        return [g for layer in self.layers for g in layer.gradients()]
+        return [g for layer in self.learning for g in layer.gradients()]
 
 
 class Loop(ABC):
