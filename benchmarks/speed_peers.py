@@ -26,7 +26,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,34 +148,53 @@ def commands(peers: Sequence[str], envs: Path = ENVS) -> dict[str, list[str]]:
 # --- measuring ------------------------------------------------------------------------------------
 
 
-def measure(workers: list[Worker], shape: str, tasks: Sequence[str], plan: Plan) -> dict[str, Any]:
-    """Everything of one shape: per row and task the rounds' medians [CPU, wall] in seconds."""
+def measure(
+    workers: list[Worker],
+    shape: str,
+    tasks: Sequence[str],
+    plan: Plan,
+    keep: Callable[[dict[str, Any]], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Everything of one shape: per row and task the rounds' medians [CPU, wall] in seconds.
+
+    `keep` is given what there is after every task, so that a run that is stopped leaves something.
+    """
     rows: dict[str, dict[str, Any]] = {worker.name: {} for worker in workers}
+    found: dict[str, Any] = {}
     for task in tasks:
-        able = []
-        for worker in workers:
-            told = worker.ask(shape, task, 0)
-            if "error" in told:
-                say(f"  {worker.name}: no {task}. {told['error']}")
-            if "error" in told or "absent" in told:
-                continue
-            probe = worker.ask(shape, task, 1)["seconds"][0][1]
-            repeats = int(np.clip(round(plan.seconds / max(probe, 1e-6)), 1, 1000))
-            able.append((worker, repeats))
-            rows[worker.name][task] = {"first": told["first"], "rounds": []}
-            rows[worker.name] |= {"parameters": told["parameters"], "base_mib": told["base_mib"]}
+        able = [(w, repeats) for w in workers if (repeats := _ready(w, shape, task, plan, rows))]
         for turn in range(plan.rounds):
             for place in range(len(able)):
                 # Who begins changes from round to round.
                 worker, repeats = able[(place + turn) % len(able)]
                 told = worker.ask(shape, task, repeats)
+                if "error" in told:
+                    raise SystemExit(f"{worker.name} failed at {task}: {told['error']}")
                 middle = np.median(told["seconds"], axis=0).tolist()
                 rows[worker.name][task]["rounds"].append(middle)
                 if task == "update":
                     rows[worker.name]["peak_mib"] = told["peak_mib"]
         for worker, _ in able:
-            say(f"  {task:<8}{worker.name:<26}{_line(rows[worker.name][task], plan)}")
-    return {"rows": rows, "gflop": update_flops(SHAPES[shape]) / 1e9, **_roofline(rows, shape)}
+            say(f"  {task:<12}{worker.name:<26}{_line(rows[worker.name][task], plan)}")
+        found = {"rows": rows, "gflop": update_flops(SHAPES[shape]) / 1e9}
+        found |= _roofline(rows, shape)
+        keep(found)
+    return found
+
+
+def _ready(
+    worker: Worker, shape: str, task: str, plan: Plan, rows: dict[str, dict[str, Any]]
+) -> int:
+    """How many repeats fill the worker's turn; 0 where it cannot do the task, which is told."""
+    told = worker.ask(shape, task, 0)
+    if "error" in told:
+        say(f"  {worker.name}: no {task}. {told['error']}")
+    if "error" in told or "absent" in told:
+        return 0
+    probe = worker.ask(shape, task, 1)["seconds"][0][1]
+    rows[worker.name][task] = {"first": told["first"], "rounds": []}
+    rows[worker.name] |= {"parameters": told["parameters"], "base_mib": told["base_mib"]}
+    return int(np.clip(round(plan.seconds / max(probe, 1e-6)), 1, 1000))
 
 
 def _line(found: dict[str, Any], plan: Plan) -> str:
@@ -191,7 +210,13 @@ def _roofline(rows: dict[str, dict[str, Any]], shape: str) -> dict[str, Any]:
     return {"gemm_gflop": flops, "gemm_size": size, "gemm": {k: ours.get(k) for k in GEMMS}}
 
 
-def run(shape: str, tasks: Sequence[str], started: dict[str, list[str]], plan: Plan) -> Any:
+def run(
+    shape: str,
+    tasks: Sequence[str],
+    started: dict[str, list[str]],
+    plan: Plan,
+    keep: Callable[[dict[str, Any]], None],
+) -> None:
     """Workers of their own for one shape, so that memory and first calls are the shape's own."""
     logs = Path(tempfile.mkdtemp(prefix="speed-log-"))
     workers = [
@@ -199,7 +224,7 @@ def run(shape: str, tasks: Sequence[str], started: dict[str, list[str]], plan: P
         for number, (name, command) in enumerate(started.items())
     ]
     try:
-        return measure(workers, shape, [*tasks, *GEMMS], plan)
+        measure(workers, shape, [*tasks, *GEMMS], plan, keep)
     finally:
         for worker in workers:
             worker.close()
@@ -216,20 +241,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     shapes, tasks = options.shapes.split(","), options.tasks.split(",")
     plan = Plan(options.threads, options.rounds, options.seconds)
     results = Results(options.out)
+    settings = {"threads": plan.threads, "rounds": plan.rounds, "seconds": plan.seconds}
+    pins = {name: [*PEERS[name].bare, *PEERS[name].pins] for name in peers}
     for shape in shapes:
         say(f"{shape}: {SHAPES[shape]}, {plan.threads} threads")
-        # What does not depend on the batch is measured once, with the wide one.
-        mine = tasks if shape.startswith("wide") or len(shapes) == 1 else ["update"]
-        found = run(shape, [t for t in mine if t in tasks], started, plan)
-        pins = {name: [*PEERS[name].bare, *PEERS[name].pins] for name in peers}
-        settings = {"threads": plan.threads, "rounds": plan.rounds, "seconds": plan.seconds}
         job = Job("speed", shape, f"{plan.threads}-threads", 0)
-        results.write(job, settings, found | {"pins": pins, "load": os.getloadavg()[0]})
+
+        def keep(found: dict[str, Any], job: Job = job) -> None:
+            results.write(job, settings, found | {"pins": pins, "load": os.getloadavg()[0]})
+
+        # What does not depend on the batch is measured once, with the wide one.
+        once = tasks if shape.startswith("wide") or len(shapes) == 1 else ["update"]
+        run(shape, [task for task in once if task in tasks], started, plan, keep)
     from benchmarks import speed_table
 
-    parts = [r for r in results.all() if r["part"] == "speed"]
-    mine_now = [r for r in parts if r["settings"] == settings and r["world"] in shapes]
-    say(speed_table.page(mine_now))
+    parts = [r for r in results.all() if r["part"] == "speed" and r["world"] in shapes]
+    say(speed_table.page([r for r in parts if r["settings"] == settings]))
     return 0
 
 

@@ -138,7 +138,10 @@ def _roof(result: dict[str, Any]) -> str:
     share = found["gemm_share"]
     met = "met" if share >= ROOF_BAR else "missed"
     bar = f" (bar for the wide update {ROOF_BAR:.0%}: {met})" if result["world"] == "wide" else ""
-    return f"{text}; our update reaches {share:.0%} of the float32 rate{bar}."
+    reached = f"our update reaches {share:.0%} of the float32 rate{bar}"
+    if "gemm_medium_share" in found:
+        reached += f" and {found['gemm_medium_share']:.0%} of the other"
+    return f"{text}; {reached}."
 
 
 def growth(found: Found) -> str:
