@@ -63,6 +63,8 @@ class WorldModelConfig:
 
     `core` and `latent` are handed over as objects. `hidden` and `layers` size the perceptrons.
     `horizon` is the rollout's default; `max_horizon` the longest one that is not refused.
+    The learning rate rises over `warmup` updates; after `anneal` of them it falls with the square
+    root of the updates (0: never), so that no end need be known.
     `average` is the decay of the averaged weights that beliefs and rollouts use (0 turns it off).
     `action_mask` learns which actions are available. `budget=None` lifts the section 5 ranges.
     """
@@ -76,8 +78,9 @@ class WorldModelConfig:
     features: int = 64
     horizon: int = 10
     max_horizon: int = 15
-    learning_rate: float = 3e-3
+    learning_rate: float = 1e-2
     warmup: int = 100
+    anneal: int = 300
     weight_decay: float = 1e-4
     clip: float = 0.3
     average: float = 0.998
@@ -95,7 +98,8 @@ class WorldModelConfig:
         check_int("layers", self.layers, low=1, high=16)
         check_int("horizon", self.horizon, low=1, high=10_000)
         check_int("max_horizon", self.max_horizon, low=self.horizon, high=10_000)
-        check_int("warmup", self.warmup, low=0, high=10**9)
+        for name in ("warmup", "anneal"):
+            check_int(name, getattr(self, name), low=0, high=10**9)
         check_int("seed", self.seed, low=0, high=2**64 - 1)
         check_weight("learning_rate", self.learning_rate)
         check_weight("weight_decay", self.weight_decay)

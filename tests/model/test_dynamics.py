@@ -98,6 +98,29 @@ def test_a_step_with_the_truth_read_in_is_the_filter(core: Core, family: Stochas
 
 
 @every_pair
+def test_what_memory_adds_is_weighed_in_beliefs_and_whole_in_learning(
+    core: Core, family: Stochastic
+) -> None:
+    network, batch = small_network(core, family), small_batch()
+    rssm = network.rssm
+    torch.nn.init.normal_(rssm.direct.output.weight)
+    start = walk(network, batch, small_noise(network, batch).filter).row(3)
+    action = batch.action[:, 0]
+    whole, _ = rssm.shortcut_step(start, action, learning=True)
+    assert torch.equal(rssm.shortcut_step(start, action)[0].sight, whole.sight)
+    free = rssm.memory_share.free
+    rssm.memory_share.value[free] = 0.0
+    alone = rssm.shortcut_step(start, action)[0].sight
+    scaled = rssm.scale_action(action)
+    expected = rssm.advance_sight(start.sight, rssm.guess(start.sight, scaled))
+    assert torch.equal(alone[:, free], expected[:, free])
+    assert not torch.equal(alone[:, free], whole.sight[:, free])
+    # Choices have nothing in between.
+    assert torch.equal(alone[:, ~free], whole.sight[:, ~free])
+    assert torch.equal(rssm.shortcut_step(start, action, learning=True)[0].sight, whole.sight)
+
+
+@every_pair
 def test_the_shortcut_never_asks_the_prior(core: Core, family: Stochastic) -> None:
     network, batch = small_network(core, family), small_batch()
     walked = walk(network, batch, small_noise(network, batch).filter)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import torch
 
-from bb_wm.model.nets import MLP, RunningScale, Statistics, masked_mean
+from bb_wm.model.nets import MLP, RunningScale, RunningShare, Statistics, masked_mean
 
 
 def test_statistics_merge_like_one_pass_over_all_rows() -> None:
@@ -48,6 +48,28 @@ def test_running_scale_leaves_masked_rows_and_unseen_horizons_alone() -> None:
     fixed = RunningScale(1, 1, fixed=True)
     fixed.update(error[:, :1], torch.ones(2, 1, dtype=torch.bool), 0)
     assert fixed.variance.item() == 1.0
+
+
+def test_running_share_is_the_part_of_what_is_added_that_comes_true() -> None:
+    generator = torch.Generator().manual_seed(0)
+    share = RunningShare(torch.tensor([True, True, True, True, False, True]))
+    assert share.value.tolist() == [1.0] * 6
+    mask = torch.zeros(4, 500, dtype=torch.bool)
+    mask[:, :400] = True
+    for _ in range(200):
+        missing = torch.randn(4, 500, 6, generator=generator)
+        noise = torch.randn(4, 500, 6, generator=generator)
+        added = missing + noise * torch.tensor([0.0, 1.0, 3.0, 1.0, 9.0, 1.0])
+        added[..., 3], added[..., 5] = -added[..., 3], 0.0  # misleading; nothing at all
+        missing[:, 400:] = float("nan")
+        added[:, 400:] = 1e6
+        share.update(missing.nan_to_num(), added, mask)
+    # Signal / (signal + noise): all, a half, a tenth; never less than none.
+    expected = torch.tensor([1.0, 0.5, 0.1, 0.0, 1.0, 1.0])
+    torch.testing.assert_close(share.value, expected, atol=0.01, rtol=0)
+    before = share.value.clone()
+    share.update(missing.nan_to_num(), added, torch.zeros_like(mask))
+    assert torch.equal(share.value, before)
 
 
 def test_zero_mlp_starts_at_zero_and_learns() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from bb_wm.model.optimiser import Optimiser, OptimiserSettings
 
 def settings(clip: float = 0.0, average: float = 0.9) -> OptimiserSettings:
     return OptimiserSettings(
-        learning_rate=1e-2, warmup=4, weight_decay=0.1, clip=clip, average=average
+        learning_rate=1e-2, warmup=4, anneal=4, weight_decay=0.1, clip=clip, average=average
     )
 
 
@@ -26,14 +27,17 @@ def loss_of(network: torch.nn.Module, seed: int) -> torch.Tensor:
     return total
 
 
-def test_steps_are_torchs_adamw_with_warm_up() -> None:
+RATES = (0.0025, 0.005, 0.0075, 0.01, 0.01 * (4 / 5) ** 0.5, 0.01 * (4 / 6) ** 0.5)
+
+
+def test_steps_are_torchs_adamw_with_warm_up_and_annealing() -> None:
     mine, theirs = small_network(*PAIRS[0]), small_network(*PAIRS[0])
     optimiser = Optimiser(mine, settings())
     adamw = torch.optim.AdamW(theirs.parameters(), weight_decay=0.1, fused=True)
-    for step in range(6):
+    for step, rate in enumerate(RATES):
         applied, norm = optimiser.step(loss_of(mine, step))
         assert applied
-        adamw.param_groups[0]["lr"] = 1e-2 * min(1.0, (step + 1) / 4)
+        adamw.param_groups[0]["lr"] = rate
         adamw.zero_grad()
         loss_of(theirs, step).backward()
         gradients = torch.cat([p.grad.flatten() for p in theirs.parameters()])  # type: ignore[union-attr]
@@ -41,6 +45,12 @@ def test_steps_are_torchs_adamw_with_warm_up() -> None:
         adamw.step()
     for a, b in zip(mine.parameters(), theirs.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_without_annealing_the_rate_stays() -> None:
+    constant = replace(settings(), anneal=0)
+    assert constant.rate(1) == 0.0025
+    assert constant.rate(10**6) == 1e-2
 
 
 def test_the_average_is_the_documented_one() -> None:

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from bb_wm.model.modalities import Modality, modality_of, runs_of
-from bb_wm.model.nets import MLP, Statistics, split
+from bb_wm.model.nets import MLP, RunningShare, Statistics, split
 from bb_wm.model.recurrence import FilterLoop, OpenLoop, PosteriorTape, ShortcutLoop
 from bb_wm.model.tape import Affine, Perceptron, walk
 from bb_wm.types import ActionSpec, Latent, ObsSpec
@@ -100,6 +100,8 @@ class RSSM(nn.Module):
             layers=layers,
             zero=True,
         )
+        mixes = [torch.full((run.modality.sight_size,), run.modality.mixes) for run in self.runs]
+        self.memory_share = RunningShare(torch.cat(mixes))
         self.steps = steps
         low, high = (torch.from_numpy(bound) for bound in action_spec.bounds())
         bounded = torch.isfinite(low) & torch.isfinite(high)
@@ -249,7 +251,9 @@ class RSSM(nn.Module):
         z = self.draw(self.prior(h), noise)
         return Latent(h, z, memory, h.new_zeros(*h.shape[:-1], 0))
 
-    def shortcut_step(self, latent: Latent, action: Tensor) -> tuple[Latent, Tensor]:
+    def shortcut_step(
+        self, latent: Latent, action: Tensor, *, learning: bool = False
+    ) -> tuple[Latent, Tensor]:
         """One imagined row by the direct path, and the direct net's raw output.
 
         The row's sight is predicted from (h, last sight, action) before any z, then read as if it
@@ -257,7 +261,8 @@ class RSSM(nn.Module):
         """
         scaled = self.scale_action(action)
         h, memory = self.advance(latent, self.core.project(scaled))
-        sight, raw = self.predict_sight(h, latent.sight, scaled)
+        predict = self.predict_sight if learning else self.foresee
+        sight, raw = predict(h, latent.sight, scaled)
         params = self.posterior(h, self.embed(sight))
         return Latent(h, self.family.mode(params), memory, sight), raw
 
@@ -289,7 +294,7 @@ class RSSM(nn.Module):
         if tape is None:
             latent, sights, raws = start, [], []
             for k in range(action.shape[-2]):
-                latent, raw = self.shortcut_step(latent, action[..., k, :])
+                latent, raw = self.shortcut_step(latent, action[..., k, :], learning=True)
                 sights.append(latent.sight)
                 raws.append(raw)
             return torch.stack(sights, dim=-2), torch.stack(raws, dim=-2)
@@ -319,9 +324,21 @@ class RSSM(nn.Module):
         What the row alone says is taken as it is: it learns by itself, and memory learns what is
         left of it. Where rows tell everything nothing is left, and no error of h disturbs.
         """
-        added = self.direct(torch.cat([h, sight, scaled_action], dim=-1))
-        raw = added + self.guess(sight, scaled_action)
+        raw = self.guess(sight, scaled_action) + self.remember(h, sight, scaled_action)
         return self.advance_sight(sight, raw), raw
+
+    def foresee(self, h: Tensor, sight: Tensor, scaled_action: Tensor) -> tuple[Tensor, Tensor]:
+        """As `predict_sight`, with what memory adds weighed by how much of it comes true: where
+        rows tell everything its part is noise, which stays in learning and out of beliefs.
+        """
+        guess = self.guess(sight, scaled_action)
+        raw = guess + self.remember(h, sight, scaled_action)
+        alone, whole = self.advance_sight(sight, guess), self.advance_sight(sight, raw)
+        return torch.lerp(alone, whole, self.memory_share.value), raw
+
+    def remember(self, h: Tensor, sight: Tensor, scaled_action: Tensor) -> Tensor:
+        """What memory adds to the direct path's raw output."""
+        return cast("Tensor", self.direct(torch.cat([h, sight, scaled_action], dim=-1)))
 
     def guess(self, sight: Tensor, scaled_action: Tensor) -> Tensor:
         """The direct path's raw output from a row's sight and action alone, without memory; its
@@ -373,7 +390,7 @@ class RSSM(nn.Module):
         """log p(o' | h, o, a) [*batch] of the next row's obs by the direct path; of given keys."""
         scaled = self.scale_action(action)
         h, _ = self.advance(latent, self.core.project(scaled))
-        sight, raw = self.predict_sight(h, latent.sight, scaled)
+        sight, raw = self.foresee(h, latent.sight, scaled)
         mine = [self.modality(i) for i in range(len(self.keys))]
         sights = split(sight, [one.sight_size for one in mine])
         raws = split(raw, [one.direct_size for one in mine])

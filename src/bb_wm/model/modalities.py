@@ -42,6 +42,7 @@ class Modality(nn.Module, ABC):
     noise_size: int  # M, how many standard normals one sampled observation consumes
     head: nn.Module
     by_sight: bool = True  # whether the likelihood can be read off the sight, without the obs
+    mixes: bool = True  # whether a sight between two others is one
 
     @abstractmethod
     def look(self, obs: Tensor) -> Tensor:
@@ -142,6 +143,8 @@ class Vector(Modality):
 
 class Discrete(Modality):
     """One or several choices; categorical likelihood. A sight is the one-hots."""
+
+    mixes = False
 
     def __init__(self, classes: tuple[int, ...], head: nn.Module) -> None:
         super().__init__()

@@ -155,6 +155,44 @@ class RunningScale(nn.Module):
         return self.variance.clamp_min(self.floor**2).sqrt()
 
 
+class RunningShare(nn.Module):
+    """How much of what is added to a prediction comes true, per dimension in [0, 1].
+
+    The least-squares share of `added` in what was `missing`, <missing, added> / <added, added> over
+    about the last 50 batches: 1 where all of it is signal, 0 where all of it is noise, and 1 where
+    nothing is added or `free` is false.
+    """
+
+    gained: Tensor
+    power: Tensor
+    seen: Tensor
+    value: Tensor
+    free: Tensor
+
+    def __init__(self, free: Tensor) -> None:
+        super().__init__()
+        for name in ("gained", "power"):
+            self.register_buffer(name, torch.zeros(free.shape))
+        self.register_buffer("seen", torch.zeros(()))
+        self.register_buffer("value", torch.ones(free.shape))
+        self.register_buffer("free", free, persistent=False)
+
+    @torch.no_grad()
+    def update(self, missing: Tensor, added: Tensor, mask: Tensor) -> None:
+        """Merge rows [*, size] where mask [*] is true."""
+        rows = mask.sum()
+        if not rows:
+            return
+        added = added * mask.unsqueeze(-1)
+        axes = tuple(range(added.ndim - 1))
+        self.seen += 1.0
+        rate = (1.0 / self.seen).clamp_min(0.02)
+        self.gained.lerp_((missing * added).sum(axes) / rows, rate)
+        self.power.lerp_((added * added).sum(axes) / rows, rate)
+        share = (self.gained / self.power).clamp(0.0, 1.0)
+        self.value.copy_(torch.where(self.free & (self.power > 0.0), share, 1.0))
+
+
 def split(tensor: Tensor, sizes: Sequence[int]) -> list[Tensor]:
     """The last axis cut into pieces of the given sizes."""
     return list(torch.split(tensor, list(sizes), dim=-1))

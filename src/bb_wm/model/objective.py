@@ -309,10 +309,13 @@ def next_sight_loss(
         return masked_mean(direct_nll(network, *terms, track=seen, row=row).squeeze(-1), follows)
 
     # With the running scales of the open loop's first step, and with the last: the row alone's.
-    whole = nll(*rssm.predict_sight(h[:, 1:], sight[:, :-1], scaled), 0, None)
+    whole, raw = rssm.predict_sight(h[:, 1:], sight[:, :-1], scaled)
     guess = rssm.markov(torch.cat([sight[:, :-1], scaled], dim=-1))
+    alone = rssm.advance_sight(sight[:, :-1], guess)
+    if track:
+        rssm.memory_share.update(sight[:, 1:] - alone, whole - alone, follows)
     seen = follows.unsqueeze(-1) if track else None
-    return whole + nll(rssm.advance_sight(sight[:, :-1], guess), guess, rssm.steps, seen)
+    return nll(whole, raw, 0, None) + nll(alone, guess, rssm.steps, seen)
 
 
 def shortcut_loss(network: Network, section: Section, track: bool) -> Tensor:

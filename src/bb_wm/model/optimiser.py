@@ -16,13 +16,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class OptimiserSettings:
-    """AdamW with warm-up and adaptive clipping; `average` is the decay of averaged weights."""
+    """AdamW with warm-up and adaptive clipping; `average` is the decay of averaged weights.
+
+    The rate rises over `warmup` steps and falls with the square root of the steps after `anneal` of
+    them (0: never), which needs no end that is known beforehand (Vaswani et al. 2017).
+    """
 
     learning_rate: float
     warmup: int
+    anneal: int
     weight_decay: float
     clip: float
     average: float
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step, from 1 on."""
+        risen = min(1.0, step / max(1, self.warmup))
+        fallen = min(1.0, (self.anneal / step) ** 0.5) if self.anneal else 1.0
+        return self.learning_rate * risen * fallen
 
 
 class Optimiser:
@@ -94,7 +105,6 @@ class Optimiser:
 
         The class itself would load torch's compiler at its first use: 800 modules, over a second.
         """
-        rate = self.settings.learning_rate * min(1.0, self.steps / max(1, self.settings.warmup))
         step = torch.tensor(float(self.steps), device=owners[0].device)
         torch._fused_adamw_(
             owners,
@@ -103,7 +113,7 @@ class Optimiser:
             [self.second[i] for i in reached],
             [],
             [step] * len(owners),
-            lr=rate,
+            lr=self.settings.rate(self.steps),
             beta1=0.9,
             beta2=0.999,
             weight_decay=self.settings.weight_decay,

@@ -74,6 +74,7 @@ class WorldModel:
             OptimiserSettings(
                 config.learning_rate,
                 config.warmup,
+                config.anneal,
                 config.weight_decay,
                 config.clip,
                 config.average,
