@@ -71,7 +71,8 @@ def slope(values: Sequence[float], costs: Sequence[float]) -> float:
 def measure(axis: str, rounds: int) -> dict[str, Any]:
     """Median CPU seconds at every value of an axis, and the slope."""
     base, values, bar = AXES[axis]
-    runs = {value: replace(base, **{axis: value}).prepare() for value in values}
+    changes: list[dict[str, Any]] = [{axis: value} for value in values]
+    runs = {change[axis]: replace(base, **change).prepare() for change in changes}
     times: dict[int, list[float]] = {value: [] for value in values}
     for run in runs.values():
         run()

@@ -82,8 +82,11 @@ def _ratios(result: dict[str, Any]) -> Table:
     rows = []
     for task in TASKS[:3]:
         ours = _seconds(result, OURS, task)
-        peers = {name: _seconds(result, name, task) for name in result["rows"]}
-        peers = {k: v for k, v in peers.items() if v is not None and not k.startswith(OURS)}
+        peers = {}
+        for name in result["rows"]:
+            theirs = _seconds(result, name, task)
+            if theirs is not None and not name.startswith(OURS):
+                peers[name] = theirs
         if ours is None or not peers:
             continue
         fastest = min(peers, key=lambda name: float(np.median(peers[name])))
