@@ -148,3 +148,30 @@ def test_recording_repeats(tmp_path) -> None:
     assert [len(e) for e in one] == [51, 51]
     assert all(np.array_equal(a.action, b.action) for a, b in zip(one, other, strict=True))
     assert any((e.action[:-1] == 0).all(-1).any() for e in one)
+
+
+def test_the_fallback_of_the_drive_leads_out_at_once_and_no_voltage_does_not() -> None:
+    pytest.importorskip("gym_electric_motor", reason='pip install "bb_wm[factory]"')
+    from benchmarks.domain_agents import Reluctance, no_current
+
+    env = make_world("Cont-CC-SynRM-v0")[0]()
+    stays = {}
+    for fallback in (no_current, lambda obs: np.zeros(3, np.float32)):
+        over = 0
+        for number in range(8):
+            obs, _ = env.reset(seed=number)
+            act, cost = Reluctance(careless=1.0).begin(np.random.default_rng(number)), 0.0
+            for _ in range(60):
+                obs, _, ended, _, info = env.step(act(obs))
+                cost = info["cost"]
+                if cost > 0 or ended:
+                    break
+            if ended or cost == 0:
+                continue
+            for _ in range(30):
+                obs, _, _, _, info = env.step(fallback(obs))
+                over += info["cost"] > 0
+        stays[fallback is no_current] = over
+    env.close()
+    assert stays[True] == 0
+    assert stays[False] > 30
