@@ -111,4 +111,4 @@ def test_heads_side_by_side_are_the_heads() -> None:
     nets = [MLP(7, 1, hidden=5, layers=1) for _ in range(3)]
     x = torch.randn(4, 3, 7)
     expected = torch.cat([net(x) for net in nets], dim=-1)
-    torch.testing.assert_close(side_by_side(nets, x), expected)
+    torch.testing.assert_close(side_by_side(nets, x, None), expected)

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from bb_wm.errors import ConfigError
+from bb_wm.model.lookup import LatentLinear
 from bb_wm.model.nets import RMSNorm, inverse_rms, tanh
 from bb_wm.model.stochastic import check_int
 from bb_wm.model.tape import Affine, Tape, sigmoid_slope, silu_slope, tanh_slope
@@ -94,7 +95,7 @@ class GRUModule(CoreModule):
         super().__init__()
         size = self.size = settings.size
         self.window, self.memory_size = 0, 0
-        self.from_z = nn.Linear(z_size, size)
+        self.from_z = LatentLinear(z_size, size)
         self.from_action = nn.Linear(action_size, size, bias=False)
         self.gates = nn.Linear(2 * size, 3 * size, bias=False)
         self.norm = RMSNorm(3 * size, eps=1e-3)
@@ -216,7 +217,7 @@ class TransformerModule(CoreModule):
         self.heads = settings.heads
         self.window = settings.window
         self.memory_size = settings.layers * 2 * size + 1
-        self.from_z = nn.Linear(z_size, size)
+        self.from_z = LatentLinear(z_size, size)
         self.from_action = nn.Linear(action_size, size, bias=False)
         self.blocks = nn.ModuleList(
             Block(size, settings.heads, settings.window) for _ in range(settings.layers)

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from bb_wm.model.lookup import LatentLinear
 from bb_wm.model.modalities import Modality, modality_of, runs_of
 from bb_wm.model.nets import MLP, RunningShare, Statistics, split
 from bb_wm.model.recurrence import FilterLoop, OpenLoop, PosteriorTape, ShortcutLoop
@@ -69,6 +70,9 @@ class RSSM(nn.Module):
         self.keys = tuple(entry.key for entry in obs_spec.entries)
         self.family = latent
         self.core = core.build(latent.size, action_spec.size)
+        for layer in self.core.modules():
+            if isinstance(layer, LatentLinear):
+                layer.hots = latent.hots
         self.latent_size = core.size + latent.size
         trunk = hidden + self.latent_size
         self.modalities = nn.ModuleList(

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from bb_wm.model.lookup import affine_of_hots
 from bb_wm.model.nets import MLP, Statistics
 
 if TYPE_CHECKING:
@@ -75,12 +76,14 @@ class ContinueHead(nn.Module):
         return F.binary_cross_entropy_with_logits(raw + 3.0, goes_on, reduction="none")
 
 
-def side_by_side(nets: list[MLP], x: Tensor) -> Tensor:
-    """Outputs [*batch, n] of n perceptrons of one hidden layer and one output, in one pass."""
+def side_by_side(nets: list[MLP], x: Tensor, hots: tuple[int, int] | None) -> Tensor:
+    """Outputs [*batch, n] of n perceptrons of one hidden layer and one output, in one pass over x
+    [*batch, D + Z], whose z is one-hots where `hots` says so."""
     hidden = [cast("nn.Linear", net.hidden[0]) for net in nets]
     weight = torch.cat([*(one.weight for one in hidden), *(net.linear.weight for net in nets)])
     bias = torch.cat([*(one.bias for one in hidden), *(net.output.bias for net in nets)])
-    inner, outer = F.linear(x, weight, bias).tensor_split([-len(nets)], dim=-1)
+    read = F.linear(x, weight, bias) if hots is None else affine_of_hots(x, weight, bias, *hots)
+    inner, outer = read.tensor_split([-len(nets)], dim=-1)
     last = torch.stack([net.output.weight[0] for net in nets])
     heads = torch.unflatten(F.silu(inner), -1, last.shape)
     return torch.add((heads * last).sum(-1), outer)

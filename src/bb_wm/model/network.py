@@ -32,7 +32,7 @@ class Network(nn.Module):
         """What the heads for reward, risk and continuation read in features [*batch, D + Z], before
         their own scales: [*batch, 3]."""
         heads = (self.reward, self.risk, self.continuation)
-        return side_by_side([head.net for head in heads], features)
+        return side_by_side([head.net for head in heads], features, self.rssm.family.hots)
 
     def predict_outcomes(self, latent: Latent) -> tuple[Tensor, Tensor, Tensor]:
         """Reward, risk and continuation [*batch], in one pass over the latent."""

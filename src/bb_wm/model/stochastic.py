@@ -49,6 +49,11 @@ class Stochastic(ABC):
     def variables(self) -> int:
         """How many independent variables z has, for divergences per variable."""
 
+    @property
+    def hots(self) -> tuple[int, int] | None:
+        """(groups, classes) where every z is that many one-hots, so that layers may look it up."""
+        return None
+
     @abstractmethod
     def sample(self, params: Tensor, noise: Tensor) -> Tensor:
         """z [*batch, Z] from parameters and noise [*batch, N], differentiable in the parameters."""
@@ -182,6 +187,10 @@ class Categorical(Stochastic):
     @property
     def variables(self) -> int:
         return self.groups
+
+    @property
+    def hots(self) -> tuple[int, int] | None:
+        return self.groups, self.classes
 
     def log_probs(self, params: Tensor) -> Tensor:
         """[*batch, groups, classes], the uniform share mixed in."""

@@ -1,0 +1,84 @@
+"""One-hots that are looked up are what multiplying them gives; all else is multiplied."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from bb_wm.config import Categorical, WorldModelConfig
+from bb_wm.model import lookup
+from bb_wm.model.lookup import affine_of_hots
+from bb_wm.rssm import WorldModel
+
+GROUPS, CLASSES = 3, 5
+
+
+def hots(rows: int, before: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(rows)
+    index = torch.randint(CLASSES, (rows, GROUPS), generator=generator)
+    z = F.one_hot(index, CLASSES).double().flatten(1)
+    return torch.cat([torch.randn(rows, before, generator=generator).double(), z], dim=1)
+
+
+@pytest.fixture
+def looked_up(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of rows of every look-up."""
+    seen: list[int] = []
+    real = F.embedding_bag
+
+    def spy(index: torch.Tensor, table: torch.Tensor, mode: str) -> torch.Tensor:
+        seen.append(index.shape[0])
+        return real(index, table, mode=mode)
+
+    monkeypatch.setattr(lookup.F, "embedding_bag", spy)
+    return seen
+
+
+@pytest.mark.parametrize("before", [0, 4])
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_looking_up_is_multiplying(before: int, with_bias: bool, looked_up: list[int]) -> None:
+    layer = nn.Linear(before + GROUPS * CLASSES, 7, bias=with_bias, dtype=torch.float64)
+    layer.requires_grad_(False)
+    x = hots(128, before).reshape(4, 32, -1)
+    found = affine_of_hots(x, layer.weight, layer.bias, GROUPS, CLASSES)
+    torch.testing.assert_close(found, layer(x))
+    assert looked_up == [128]
+
+
+@pytest.mark.parametrize("spoil", ["zeros", "mean", "nan", "two"])
+def test_what_is_not_one_hot_is_multiplied(spoil: str, looked_up: list[int]) -> None:
+    x = hots(128)
+    row = {"zeros": x[5] * 0, "mean": (x[5] + x[6]) / 2, "nan": x[5] * float("nan")}
+    x[5] = row.get(spoil, (x[5] + x[5].roll(1)).clamp_max(1.0))
+    weight = torch.randn(7, GROUPS * CLASSES).double()
+    found = affine_of_hots(x, weight, None, GROUPS, CLASSES)
+    torch.testing.assert_close(found, F.linear(x, weight), rtol=0, atol=0, equal_nan=True)
+    assert not looked_up
+
+
+def test_what_learns_is_multiplied(looked_up: list[int]) -> None:
+    x, weight = hots(128), torch.randn(7, GROUPS * CLASSES).double()
+    for a, b in ((x.clone().requires_grad_(), weight), (x, weight.clone().requires_grad_())):
+        affine_of_hots(a, b, None, GROUPS, CLASSES).sum().backward()
+    assert not looked_up
+    with torch.no_grad():
+        affine_of_hots(x, weight.requires_grad_(), None, GROUPS, CLASSES)
+    assert looked_up == [128]
+
+
+def test_a_rollout_looks_up_what_it_would_have_multiplied(
+    looked_up: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = WorldModel(3, 2, WorldModelConfig(latent=Categorical(8, 8), budget=None))
+    start = model.encode(torch.randn(80, 3).numpy())
+    actions = torch.rand(80, 5, 2)
+    found = model.rollout(start, actions)
+    assert looked_up[:5] == [80] * 5  # every row's z
+    assert looked_up[-1] == 400  # the heads, once for all
+    monkeypatch.setattr(lookup, "_MANY", 10**9)
+    expected = model.rollout(start, actions)
+    for name in ("reward", "safety", "continuation"):
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name))
+    torch.testing.assert_close(found.latents.h, expected.latents.h)
