@@ -44,6 +44,7 @@ from benchmarks.results import Job, Results, say, work
 ROOT = Path(__file__).resolve().parents[1]
 RESET, HERE = "git_reset", {"repo_path": "."}
 MANY = 10_000  # tasks; playing ends where it has seen enough
+FAULTS = ("killed", "damaged", "hung", "loading")
 BARS = {"held": 1.0, "allowed": 0.95, "overhead_ms": 25.0}
 
 
@@ -260,7 +261,7 @@ def _row(one: Mapping[str, Any]) -> tuple[str, ...]:
         f"{clean - clean_held} of {clean}",
         f"{others - others_held} of {others}",
         f"{more:.1f}",
-        ", ".join(f"{int(bad)} of {tried}" for bad, tried in faults.values()),
+        ", ".join(f"{int(faults[name][0])} of {faults[name][1]}" for name in FAULTS),
         "met" if met else "NOT met",
     )
 
