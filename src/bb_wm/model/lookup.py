@@ -51,6 +51,6 @@ def affine_of_hots(
 def _index_of_hots(z: Tensor, groups: int, classes: int) -> Tensor | None:
     """Rows [N, groups] of a table [groups * classes, .]; None where z is not all one-hots."""
     largest, index = z.reshape(-1, groups, classes).max(-1)
-    if not bool((largest == 1.0).all()) or float(z.square().sum()) != largest.numel():
+    if int(torch.count_nonzero(z)) != largest.numel() or not bool((largest == 1.0).all()):
         return None
     return index + torch.arange(0, groups * classes, classes)

@@ -234,7 +234,7 @@ class Categorical(Stochastic):
         return torch.unflatten(params, -1, (self.groups, self.classes))
 
     def _mixed(self, soft: Tensor) -> Tensor:
-        return (1.0 - self.uniform) * soft + self.uniform / self.classes
+        return torch.lerp(soft, soft.new_full((), 1.0 / self.classes), self.uniform)
 
     def _level(self, noise: Tensor) -> Tensor:
         """One uniform number per variable, to invert the cumulative distribution at."""
