@@ -25,7 +25,7 @@ import numpy as np
 
 from bb_wm import WorldModel, WorldModelConfig
 from bb_wm.data import EpisodeStore, SequenceSampler
-from bb_wm.data.collect import collect
+from bb_wm.data.collecting import collect
 from bb_wm.decide import Gate, Ledger
 from bb_wm.diagnose.calibration import (
     Claims,

@@ -34,6 +34,13 @@ def test_import_bb_wm_loads_nothing_heavy():
     assert not loaded & (HEAVY | {"torch", "numpy"})
 
 
+@pytest.mark.parametrize("package", sorted(SOURCE.rglob("__init__.py")), ids=str)
+def test_no_public_name_is_a_modules_name_too(package: Path):
+    # Importing the module would put it in the name's place.
+    homes = re.findall(r"from [\w.]+ import (\w+) as \1", package.read_text("utf-8"))
+    assert not set(homes) & {path.stem for path in package.parent.iterdir()}
+
+
 def test_the_front_door_loads_torch_and_no_optional_package():
     loaded = modules_after("from bb_wm import WorldModel")
     assert "torch" in loaded

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bb_wm.data.alignment import SHIFTS, paired_z, probe_alignment
-from bb_wm.data.collect import collect
+from bb_wm.data.collecting import collect
 from bb_wm.data.ridge import RIDGES, held_out_errors, standardised
 from bb_wm.errors import AlignmentError, ConfigError
 from bb_wm.testing.worlds import EchoWorld, KalmanWorld, LineWorld

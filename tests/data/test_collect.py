@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
-from bb_wm.data.collect import CollectProgress, collect, collect_episodes
+from bb_wm.data.collecting import CollectProgress, collect, collect_episodes
 from bb_wm.data.recorder import Actor, Settings
 from bb_wm.errors import ActionError, ConfigError, DataError
 from bb_wm.types import ActionSpec, Episode, ObsSpec

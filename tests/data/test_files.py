@@ -12,7 +12,7 @@ import pytest
 
 from bb_wm.data import npz
 from bb_wm.data.arrays import episode_from_arrays
-from bb_wm.data.collect import collect
+from bb_wm.data.collecting import collect
 from bb_wm.data.files import load_episodes, save_episodes_npz
 from bb_wm.data.npz import npz_bytes
 from bb_wm.data.table import TableColumns

@@ -435,6 +435,13 @@ def test_settings_are_checked_at_the_door(setting: dict[str, Any]) -> None:
     assert caught.value.field == f"Gate.{next(iter(setting))}"
 
 
+def test_the_reason_names_the_number_that_is_not_finite() -> None:
+    spoilt = CandidateEvidence("git_reset", utility=1.0, risk=0.0, risk_bound=INF)
+    found = GATE.decide(_state(candidates=(spoilt,)), now=NOW)
+    assert found.verdict is Verdict.HOLD
+    assert "git_reset has no finite risk bound (inf)" in found.reason
+
+
 def test_the_digest_tells_gates_apart_and_nothing_else() -> None:
     assert GATE.digest == replace(GATE, clock=lambda: 0.0).digest
     assert GATE.digest != replace(GATE, limit=0.21).digest

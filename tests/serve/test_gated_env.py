@@ -13,7 +13,7 @@ import torch
 
 from bb_wm.config import GRU, Gaussian, WorldModelConfig
 from bb_wm.data import EpisodeStore
-from bb_wm.data.collect import collect
+from bb_wm.data.collecting import collect
 from bb_wm.decide import Enumerate, Gate, Ledger, RandomShooting, Verdict, read_ledger
 from bb_wm.diagnose.calibration import TrustedHorizon, calibrate
 from bb_wm.errors import ConfigError, PolicyError

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bb_wm.data.collect import collect
+from bb_wm.data.collecting import collect
 from bb_wm.errors import ConfigError
 from bb_wm.testing.kalman import KalmanParameters, KalmanPredictor, KalmanWorld
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from bb_wm.data.collect import collect
+from bb_wm.data.collecting import collect
 from bb_wm.errors import ConfigError
 from bb_wm.testing.worlds import EchoWorld, HazardChain, KalmanWorld, LineWorld
 from bb_wm.worlds.catalogue import register_worlds

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from bb_wm.data.collect import collect
+from bb_wm.data.collecting import collect
 from bb_wm.decide import Gate, Ledger
 from bb_wm.decide.evidence import CandidateEvidence, Evidence
 from bb_wm.errors import ActionError, DataError

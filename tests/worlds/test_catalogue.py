@@ -7,7 +7,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from bb_wm.data.collect import collect
+from bb_wm.data.collecting import collect
 from bb_wm.errors import ConfigError, MissingExtraError
 from bb_wm.worlds.catalogue import WorldMaker, find_world, list_worlds, make_world
 from bb_wm.worlds.risk import Failure, InfoCost, NoRisk, OverLimit

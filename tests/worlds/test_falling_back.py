@@ -8,7 +8,7 @@ import pytest
 
 from bb_wm.cli import main
 from bb_wm.data import EpisodeStore
-from bb_wm.data.collect import collect
+from bb_wm.data.collecting import collect
 from bb_wm.errors import ActionError
 from bb_wm.types import ActionSpec, ObsSpec
 from bb_wm.worlds.catalogue import make_world

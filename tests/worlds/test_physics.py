@@ -6,7 +6,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from bb_wm.data.collect import collect
+from bb_wm.data.collecting import collect
 from bb_wm.errors import ConfigError, InputTypeError
 from bb_wm.worlds.catalogue import make_world
 from bb_wm.worlds.measures import (

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from bb_wm.data.collect import collect
+from bb_wm.data.collecting import collect
 from bb_wm.errors import DataError, MissingExtraError
 from bb_wm.worlds.catalogue import find_world, make_world
 from bb_wm.worlds.safety import SafetyGymnasium

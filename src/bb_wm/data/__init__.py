@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bb_wm.data.alignment import AlignmentReport as AlignmentReport
     from bb_wm.data.alignment import probe_alignment as probe_alignment
-    from bb_wm.data.collect import collect as collect
-    from bb_wm.data.collect import collect_episodes as collect_episodes
+    from bb_wm.data.collecting import collect as collect
+    from bb_wm.data.collecting import collect_episodes as collect_episodes
     from bb_wm.data.door import as_batch as as_batch
     from bb_wm.data.door import as_obs as as_obs
     from bb_wm.data.episodes import validate_episode as validate_episode
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "as_batch": "door",
     "as_obs": "door",
-    "collect": "collect",
-    "collect_episodes": "collect",
+    "collect": "collecting",
+    "collect_episodes": "collecting",
     "load_episodes": "files",
     "probe_alignment": "alignment",
     "save_episodes_npz": "files",

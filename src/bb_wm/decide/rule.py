@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from bb_wm.decide.evidence import AskEvidence, CandidateEvidence, Evidence, number
@@ -101,6 +101,16 @@ class Rule:
 
 def _all_finite(options: Sequence[CandidateEvidence] | Sequence[AskEvidence]) -> bool:
     return all(math.isfinite(x) for option in options for x in option.numbers())
+
+
+def _not_finite(options: Sequence[CandidateEvidence] | Sequence[AskEvidence]) -> str:
+    """Whose number it is, and which."""
+    for option in options:
+        for field in fields(option):
+            value = number(getattr(option, field.name))
+            if field.name not in ("name", "usable") and not math.isfinite(value):
+                return f"{option.name} has no finite {field.name.replace('_', ' ')} ({value})"
+    return "a number of an option is not finite"
 
 
 def _state_finite(case: Case, _: Any) -> bool:
@@ -205,12 +215,12 @@ RULE = Rule(
         Condition(
             "candidate_not_finite",
             lambda c, _: _all_finite(c.evidence.candidates),
-            lambda c, _: "a number of a candidate is not finite",
+            lambda c, _: _not_finite(c.evidence.candidates),
         ),
         Condition(
             "ask_not_finite",
             lambda c, _: _all_finite(c.evidence.asks),
-            lambda c, _: "a number of an ask is not finite",
+            lambda c, _: _not_finite(c.evidence.asks),
         ),
         Condition(
             "negative_risk", _risks_possible, lambda c, _: "a risk is negative, which it cannot be"

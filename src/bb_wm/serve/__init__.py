@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from bb_wm.serve.calls import Answer as Answer
     from bb_wm.serve.calls import Hints as Hints
     from bb_wm.serve.calls import ToolCall as ToolCall
-    from bb_wm.serve.drive import drive as drive
+    from bb_wm.serve.driving import drive as drive
     from bb_wm.serve.featurise import Featuriser as Featuriser
     from bb_wm.serve.gated_env import GatedEnv as GatedEnv
     from bb_wm.serve.guard import Guard as Guard
@@ -34,7 +34,7 @@ _HOMES = {
     "asking": ("LookUp",),
     "bounds": ("Margin", "Prior"),
     "calls": ("Answer", "Hints", "ToolCall"),
-    "drive": ("drive",),
+    "driving": ("drive",),
     "featurise": ("Featuriser",),
     "gated_env": ("GatedEnv",),
     "guard": ("Guard",),

@@ -13,7 +13,7 @@ from typing import Any
 
 from bb_wm.errors import MissingExtraError
 from bb_wm.serve.calls import Answer, Hints, ToolCall
-from bb_wm.serve.drive import Loop, drive
+from bb_wm.serve.driving import Loop, drive
 from bb_wm.serve.guard import Guard
 
 try:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from bb_wm.errors import ConfigError, MissingExtraError
 from bb_wm.serve.calls import Answer, Hints, ToolCall, canonical
-from bb_wm.serve.drive import Loop
+from bb_wm.serve.driving import Loop
 from bb_wm.serve.guard import Guard
 
 try:

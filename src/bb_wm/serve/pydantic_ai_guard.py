@@ -12,7 +12,7 @@ from typing import Any
 
 from bb_wm.errors import MissingExtraError
 from bb_wm.serve.calls import Answer, Hints, ToolCall
-from bb_wm.serve.drive import Loop
+from bb_wm.serve.driving import Loop
 from bb_wm.serve.guard import Guard
 
 try:
