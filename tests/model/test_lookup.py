@@ -58,14 +58,25 @@ def test_what_is_not_one_hot_is_multiplied(spoil: str, looked_up: list[int]) -> 
     assert not looked_up
 
 
-def test_what_learns_is_multiplied(looked_up: list[int]) -> None:
-    x, weight = hots(128), torch.randn(7, GROUPS * CLASSES).double()
-    for a, b in ((x.clone().requires_grad_(), weight), (x, weight.clone().requires_grad_())):
-        affine_of_hots(a, b, None, GROUPS, CLASSES).sum().backward()
-    assert not looked_up
-    with torch.no_grad():
-        affine_of_hots(x, weight.requires_grad_(), None, GROUPS, CLASSES)
-    assert looked_up == [128]
+@pytest.mark.parametrize("before", [0, 4])
+def test_gradients_are_the_products(before: int, looked_up: list[int]) -> None:
+    layer = nn.Linear(before + GROUPS * CLASSES, 7, dtype=torch.float64)
+    x = hots(128, before).reshape(4, 32, -1).requires_grad_()
+    slope = torch.randn(4, 32, 7, dtype=torch.float64)
+    owners = [x, layer.weight, layer.bias]
+    found = affine_of_hots(x, layer.weight, layer.bias, GROUPS, CLASSES)
+    mine = torch.autograd.grad(found, owners, slope)
+    assert looked_up
+    # Straight through: every column of x has its gradient, the cold ones too.
+    for a, b in zip(mine, torch.autograd.grad(layer(x), owners, slope), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_what_is_held_has_no_gradient() -> None:
+    x, weight = hots(128).requires_grad_(), torch.randn(7, GROUPS * CLASSES).double()
+    affine_of_hots(x, weight, None, GROUPS, CLASSES).sum().backward()
+    assert x.grad is not None
+    assert weight.grad is None
 
 
 def test_a_rollout_looks_up_what_it_would_have_multiplied(

@@ -89,7 +89,9 @@ class RSSM(nn.Module):
         self.h_to_posterior = nn.Linear(core.size, hidden)
         self.posterior_output = nn.Linear(hidden, latent.param_size)
         self.prior_net = MLP(core.size, latent.param_size, hidden=hidden, layers=1)
-        self.trunk = MLP(self.latent_size, hidden, hidden=hidden, layers=max(1, layers - 1))
+        self.trunk = MLP(
+            self.latent_size, hidden, hidden=hidden, layers=max(1, layers - 1), hots=latent.hots
+        )
         self.direct = MLP(
             core.size + sight + action_spec.size,
             sum(self.direct_sizes),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
@@ -30,22 +31,46 @@ def affine_of_hots(
 ) -> Tensor:
     """x W^T + b of x [*, M + groups * classes] that ends in one-hots.
 
-    Of a one-hot's columns only one counts: on a CPU, where nothing is learnt, the rows of W^T are
-    looked up and added, a quarter of the time of the product. Whatever is not one-hot (an empty
-    belief's zeros, a mean of beliefs) is multiplied.
+    Of a one-hot's columns only one counts: on a CPU the rows of W^T are looked up and added, and
+    W's gradient is scattered, in a quarter of the products' time; x's own gradient, which reaches
+    every column straight through, stays a product. Whatever is not one-hot (an empty belief's
+    zeros, a mean of beliefs) is multiplied.
     """
     index = None
-    learning = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-    if not learning and x.device.type == "cpu" and x.numel() >= _MANY * x.shape[-1]:
-        index = _index_of_hots(x[..., -groups * classes :], groups, classes)
+    if x.device.type == "cpu" and x.numel() >= _MANY * x.shape[-1]:
+        index = _index_of_hots(x.detach()[..., -groups * classes :], groups, classes)
     if index is None:
         return F.linear(x, weight, bias)
     rest = x.shape[-1] - groups * classes
-    table = weight[:, rest:].t().contiguous()
-    found = F.embedding_bag(index, table, mode="sum").reshape(*x.shape[:-1], -1)
-    if rest:
-        return found + F.linear(x[..., :rest], weight[:, :rest], bias)
+    flat = _LookUp.apply(x.flatten(0, -2), weight, index, rest)  # type: ignore[no-untyped-call]
+    found = cast("Tensor", flat).reshape(*x.shape[:-1], -1)
     return found if bias is None else found + bias
+
+
+class _LookUp(torch.autograd.Function):
+    """x [N, M + Z] and W [O, M + Z]; `index` [N, groups] are those of the last Z columns that are
+    hot, `rest` is M."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, index: Tensor, rest: int) -> Tensor:
+        ctx.rest = rest
+        ctx.save_for_backward(x, weight, index)
+        found = F.embedding_bag(index, weight[:, rest:].t().contiguous(), mode="sum")
+        return found.addmm_(x[:, :rest], weight[:, :rest].t()) if rest else found
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        x, weight, index = ctx.saved_tensors
+        by_x = slope @ weight if ctx.needs_input_grad[0] else None
+        by_weight = None
+        if ctx.needs_input_grad[1]:
+            with torch.enable_grad():
+                table = slope.new_zeros(weight.shape[1] - ctx.rest, weight.shape[0])
+                bags = F.embedding_bag(index, table.requires_grad_(), mode="sum")
+            (by_table,) = torch.autograd.grad(bags, table, slope)
+            by_weight = torch.cat([slope.t() @ x[:, : ctx.rest], by_table.t()], dim=1)
+        return by_x, by_weight, None, None
 
 
 def _index_of_hots(z: Tensor, groups: int, classes: int) -> Tensor | None:

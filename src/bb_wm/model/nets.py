@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+from bb_wm.model.lookup import LatentLinear
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,17 +20,26 @@ class MLP(nn.Module):
     """y = W f(x) + V x: hidden SiLU layers beside a linear path.
 
     The linear path lets nearly linear worlds be learnt in a few updates; `zero` starts the output
-    at exactly 0, so that whatever it corrects starts as it is.
+    at exactly 0, so that whatever it corrects starts as it is. `hots` where x ends in a z that is
+    one-hots (`bb_wm.model.lookup`).
     """
 
     def __init__(
-        self, inputs: int, outputs: int, *, hidden: int, layers: int, zero: bool = False
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        hidden: int,
+        layers: int,
+        zero: bool = False,
+        hots: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         sizes = [inputs] + [hidden] * layers
-        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
+        self.hidden = nn.ModuleList(LatentLinear(a, b) for a, b in pairwise(sizes))
         self.output = nn.Linear(sizes[-1], outputs)
-        self.linear = nn.Linear(inputs, outputs, bias=False)
+        self.linear = LatentLinear(inputs, outputs, bias=False)
+        cast("LatentLinear", self.hidden[0]).hots = self.linear.hots = hots
         if zero:
             for weight in (self.output.weight, self.output.bias, self.linear.weight):
                 nn.init.zeros_(weight)
