@@ -167,7 +167,8 @@ def filter_kl(
         kl = balanced_kl(
             family, q, p, dynamics=objective.dynamics, representation=objective.representation
         )
-        raw = family.kl(q.detach(), p.detach())
+        total = objective.dynamics + objective.representation
+        raw = kl.detach() / total if total else family.kl(q.detach(), p.detach())
     return free_nats(kl, objective.free_at(updates)), raw
 
 
