@@ -64,7 +64,8 @@ class WorldModelConfig:
     `core` and `latent` are handed over as objects. `hidden` and `layers` size the perceptrons.
     `horizon` is the rollout's default; `max_horizon` the longest one that is not refused.
     The learning rate rises over `warmup` updates; after `anneal` of them it falls with the square
-    root of the updates (0: never), so that no end need be known.
+    root of the updates (0: never), so that no end need be known; `guess_rate` and `guess_anneal`
+    are those of the net that says what a row alone says.
     `average` is the decay of the averaged weights that beliefs and rollouts use (0 turns it off).
     `action_mask` learns which actions are available. `budget=None` lifts the section 5 ranges.
     """
@@ -78,9 +79,11 @@ class WorldModelConfig:
     features: int = 64
     horizon: int = 10
     max_horizon: int = 15
-    learning_rate: float = 1e-2
+    learning_rate: float = 3e-3
     warmup: int = 100
-    anneal: int = 300
+    anneal: int = 1000
+    guess_rate: float = 1e-2
+    guess_anneal: int = 300
     weight_decay: float = 1e-4
     clip: float = 0.3
     average: float = 0.998
@@ -98,10 +101,11 @@ class WorldModelConfig:
         check_int("layers", self.layers, low=1, high=16)
         check_int("horizon", self.horizon, low=1, high=10_000)
         check_int("max_horizon", self.max_horizon, low=self.horizon, high=10_000)
-        for name in ("warmup", "anneal"):
+        for name in ("warmup", "anneal", "guess_anneal"):
             check_int(name, getattr(self, name), low=0, high=10**9)
         check_int("seed", self.seed, low=0, high=2**64 - 1)
         check_weight("learning_rate", self.learning_rate)
+        check_weight("guess_rate", self.guess_rate)
         check_weight("weight_decay", self.weight_decay)
         check_weight("clip", self.clip)
         check_weight("average", self.average)

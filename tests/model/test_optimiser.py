@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 
 import pytest
 import torch
 from tests.model.builders import PAIRS, small_network
 
-from bb_wm.model.optimiser import Optimiser, OptimiserSettings
+from bb_wm.model.optimiser import Optimiser, OptimiserSettings, Rate
 
 
 def settings(clip: float = 0.0, average: float = 0.9) -> OptimiserSettings:
     return OptimiserSettings(
-        learning_rate=1e-2, warmup=4, anneal=4, weight_decay=0.1, clip=clip, average=average
+        Rate(1e-2, warmup=4, anneal=4),
+        guess=Rate(2e-2, warmup=4, anneal=2),
+        weight_decay=0.1,
+        clip=clip,
+        average=average,
     )
 
 
@@ -28,16 +31,26 @@ def loss_of(network: torch.nn.Module, seed: int) -> torch.Tensor:
 
 
 RATES = (0.0025, 0.005, 0.0075, 0.01, 0.01 * (4 / 5) ** 0.5, 0.01 * (4 / 6) ** 0.5)
+GUESS_RATES = (
+    0.005,
+    0.01,
+    *(0.02 * up * (2 / n) ** 0.5 for up, n in ((0.75, 3), (1, 4), (1, 5), (1, 6))),
+)
 
 
 def test_steps_are_torchs_adamw_with_warm_up_and_annealing() -> None:
     mine, theirs = small_network(*PAIRS[0]), small_network(*PAIRS[0])
     optimiser = Optimiser(mine, settings())
-    adamw = torch.optim.AdamW(theirs.parameters(), weight_decay=0.1, fused=True)
-    for step, rate in enumerate(RATES):
+    guesses = list(theirs.rssm.markov.parameters())
+    others = [p for p in theirs.parameters() if all(p is not g for g in guesses)]
+    assert guesses
+    groups = [{"params": others}, {"params": guesses}]
+    adamw = torch.optim.AdamW(groups, weight_decay=0.1, fused=True)
+    for step, rates in enumerate(zip(RATES, GUESS_RATES, strict=True)):
         applied, norm = optimiser.step(loss_of(mine, step))
         assert applied
-        adamw.param_groups[0]["lr"] = rate
+        for group, rate in zip(adamw.param_groups, rates, strict=True):
+            group["lr"] = rate
         adamw.zero_grad()
         loss_of(theirs, step).backward()
         gradients = torch.cat([p.grad.flatten() for p in theirs.parameters()])  # type: ignore[union-attr]
@@ -48,9 +61,9 @@ def test_steps_are_torchs_adamw_with_warm_up_and_annealing() -> None:
 
 
 def test_without_annealing_the_rate_stays() -> None:
-    constant = replace(settings(), anneal=0)
-    assert constant.rate(1) == 0.0025
-    assert constant.rate(10**6) == 1e-2
+    constant = Rate(1e-2, warmup=4, anneal=0)
+    assert constant.at(1) == 0.0025
+    assert constant.at(10**6) == 1e-2
 
 
 def test_the_average_is_the_documented_one() -> None:

@@ -15,25 +15,35 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class OptimiserSettings:
-    """AdamW with warm-up and adaptive clipping; `average` is the decay of averaged weights.
-
-    The rate rises over `warmup` steps and falls with the square root of the steps after `anneal` of
-    them (0: never), which needs no end that is known beforehand (Vaswani et al. 2017).
+class Rate:
+    """A learning rate: up to `peak` over `warmup` steps, and from `anneal` on (0: never) down with
+    the square root of the steps, which needs no end that is known beforehand (Vaswani et al. 2017).
     """
 
-    learning_rate: float
+    peak: float
     warmup: int
     anneal: int
+
+    def at(self, step: int) -> float:
+        """The rate of a step, from 1 on."""
+        risen = min(1.0, step / max(1, self.warmup))
+        fallen = min(1.0, (self.anneal / step) ** 0.5) if self.anneal else 1.0
+        return self.peak * risen * fallen
+
+
+@dataclass(frozen=True, slots=True)
+class OptimiserSettings:
+    """AdamW with adaptive clipping; `average` is the decay of averaged weights.
+
+    `guess` is the rate of the net that says what a row alone says: a plain regression that learns
+    by itself, and bears larger steps than a recurrent net and the heads that plans are judged by.
+    """
+
+    rate: Rate
+    guess: Rate
     weight_decay: float
     clip: float
     average: float
-
-    def rate(self, step: int) -> float:
-        """The learning rate of a step, from 1 on."""
-        risen = min(1.0, step / max(1, self.warmup))
-        fallen = min(1.0, (self.anneal / step) ** 0.5) if self.anneal else 1.0
-        return self.learning_rate * risen * fallen
 
 
 class Optimiser:
@@ -53,6 +63,7 @@ class Optimiser:
         self.averaged = copy.deepcopy(network).requires_grad_(False)
         self._share_buffers()
         self.averages: list[Tensor] = list(self.averaged.parameters())
+        self.guesses = {i for i, name in enumerate(self.names) if ".markov." in f".{name}"}
         self.buffers = list(network.buffers())
         # The moments exist from the start, so that a state is complete at any time.
         self.first = [torch.zeros_like(parameter) for parameter in self.parameters]
@@ -106,21 +117,25 @@ class Optimiser:
         The class itself would load torch's compiler at its first use: 800 modules, over a second.
         """
         step = torch.tensor(float(self.steps), device=owners[0].device)
-        torch._fused_adamw_(
-            owners,
-            gradients,
-            [self.first[i] for i in reached],
-            [self.second[i] for i in reached],
-            [],
-            [step] * len(owners),
-            lr=self.settings.rate(self.steps),
-            beta1=0.9,
-            beta2=0.999,
-            weight_decay=self.settings.weight_decay,
-            eps=1e-8,
-            amsgrad=False,
-            maximize=False,
-        )
+        for rate, guesses in ((self.settings.rate, False), (self.settings.guess, True)):
+            group = [k for k, i in enumerate(reached) if (i in self.guesses) == guesses]
+            if not group:
+                continue
+            torch._fused_adamw_(
+                [owners[k] for k in group],
+                [gradients[k] for k in group],
+                [self.first[reached[k]] for k in group],
+                [self.second[reached[k]] for k in group],
+                [],
+                [step] * len(group),
+                lr=rate.at(self.steps),
+                beta1=0.9,
+                beta2=0.999,
+                weight_decay=self.settings.weight_decay,
+                eps=1e-8,
+                amsgrad=False,
+                maximize=False,
+            )
 
     def _forget_gradients(self) -> None:
         for parameter in self.parameters:

@@ -24,7 +24,7 @@ from bb_wm.errors import (
 from bb_wm.imagine.rollout import rollout
 from bb_wm.model.losses import LossTerms
 from bb_wm.model.objective import Noise, evaluate_terms
-from bb_wm.model.optimiser import Optimiser, OptimiserSettings
+from bb_wm.model.optimiser import Optimiser, OptimiserSettings, Rate
 from bb_wm.protocols import draw_noise
 from bb_wm.rssm.build import build_network, check_same_tensors, find_device
 from bb_wm.rssm.inputs import as_actions, as_flat_action, check_latent
@@ -72,9 +72,8 @@ class WorldModel:
         self._optimiser = Optimiser(
             network,
             OptimiserSettings(
-                config.learning_rate,
-                config.warmup,
-                config.anneal,
+                Rate(config.learning_rate, config.warmup, config.anneal),
+                Rate(config.guess_rate, config.warmup, config.guess_anneal),
                 config.weight_decay,
                 config.clip,
                 config.average,
