@@ -17,7 +17,7 @@ import argparse
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ from bb_wm.rssm import WorldModel
 from bb_wm.worlds.catalogue import make_world
 from benchmarks import training
 from benchmarks.domain_agents import Reacher, Reluctance, no_current
-from benchmarks.results import Job, Results, say, work
+from benchmarks.results import Job, Results, add_settings, chosen_settings, say, work
 
 ROOT = Path(__file__).resolve().parents[1]
 WITHIN = 5  # rows of the risk forecast that is judged
@@ -354,8 +354,7 @@ def main() -> int:
     failed = 0
     if options.command == "run":
         torch.set_num_threads(1)
-        names = [field.name for field in fields(Settings)]
-        settings = replace(Settings(), **{name: getattr(options, name) for name in names})
+        settings = chosen_settings(options, Settings())
         jobs = [
             Job("domains", world, "default", seed)
             for seed in options.seeds
@@ -380,9 +379,7 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="measure what is not measured yet")
     run.add_argument("--worlds", nargs="+", default=list(DOMAINS), choices=list(DOMAINS))
     run.add_argument("--seeds", nargs="+", type=int, default=[0])
-    for one in fields(Settings):
-        kind = float if one.name == "limit" else int
-        run.add_argument(f"--{one.name}", type=kind, default=one.default)
+    add_settings(run, Settings())
     for command in (run, commands.add_parser("report", help="print the tables")):
         command.add_argument("--out", type=Path, default=ROOT / "bench-out" / "domains")
     return parser

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 import json
 import os
@@ -10,15 +11,20 @@ import re
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 
 import bb_wm
 from bb_wm import durable
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+_S = TypeVar("_S", bound="DataclassInstance")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +119,18 @@ def work(
                 if os.environ.get("BENCHMARK_RAISE"):
                     raise
     return failed
+
+
+def add_settings(parser: argparse.ArgumentParser, defaults: DataclassInstance) -> None:
+    """An option for every setting, of the type that its default has."""
+    for field in fields(defaults):
+        value = getattr(defaults, field.name)
+        parser.add_argument(f"--{field.name}", type=type(value), default=value)
+
+
+def chosen_settings(options: argparse.Namespace, defaults: _S) -> _S:
+    """The settings that `add_settings` made options of."""
+    return replace(defaults, **{f.name: getattr(options, f.name) for f in fields(defaults)})
 
 
 def say(text: str) -> None:

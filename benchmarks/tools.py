@@ -25,7 +25,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ from bb_wm.diagnose.tables import Table
 from bb_wm.serve import Guard, Judge
 from bb_wm.serve.loading import Loading
 from bb_wm.serve.mcp_proxy import GuardMiddleware
-from benchmarks.results import Job, Results, say, work
+from benchmarks.results import Job, Results, add_settings, chosen_settings, say, work
 
 ROOT = Path(__file__).resolve().parents[1]
 RESET, HERE = "git_reset", {"repo_path": "."}
@@ -272,8 +272,7 @@ def main() -> int:
     failed = 0
     if options.command == "run":
         torch.set_num_threads(1)
-        names = [field.name for field in fields(Settings)]
-        settings = replace(Settings(), **{name: getattr(options, name) for name in names})
+        settings = chosen_settings(options, Settings())
         jobs = [Job("tools", f"git-{settings.record}", "tiny", seed) for seed in options.seeds]
         failed = work(
             jobs, results, settings.to_json(), lambda job: measure(job, settings, options.out)
@@ -293,9 +292,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="measure what is not measured yet")
     run.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    for one in fields(Settings):
-        kind = float if one.name in ("careless", "limit", "coverage") else int
-        run.add_argument(f"--{one.name}", type=kind, default=one.default)
+    add_settings(run, Settings())
     for command in (run, commands.add_parser("report", help="print the tables")):
         command.add_argument("--out", type=Path, default=ROOT / "bench-out" / "tools")
     return parser

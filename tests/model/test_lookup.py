@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from bb_wm.config import Categorical, WorldModelConfig
 from bb_wm.model import lookup
-from bb_wm.model.lookup import affine_of_hots
+from bb_wm.model.lookup import affine_of_latent
 from bb_wm.rssm import WorldModel
 
 GROUPS, CLASSES = 3, 5
@@ -42,7 +42,7 @@ def test_looking_up_is_multiplying(before: int, with_bias: bool, looked_up: list
     layer = nn.Linear(before + GROUPS * CLASSES, 7, bias=with_bias, dtype=torch.float64)
     layer.requires_grad_(False)
     x = hots(128, before).reshape(4, 32, -1)
-    found = affine_of_hots(x, layer.weight, layer.bias, GROUPS, CLASSES)
+    found = affine_of_latent(x, layer.weight, layer.bias, (GROUPS, CLASSES))
     torch.testing.assert_close(found, layer(x))
     assert looked_up == [128]
 
@@ -53,7 +53,7 @@ def test_what_is_not_one_hot_is_multiplied(spoil: str, looked_up: list[int]) -> 
     row = {"zeros": x[5] * 0, "mean": (x[5] + x[6]) / 2, "nan": x[5] * float("nan")}
     x[5] = row.get(spoil, (x[5] + x[5].roll(1)).clamp_max(1.0))
     weight = torch.randn(7, GROUPS * CLASSES).double()
-    found = affine_of_hots(x, weight, None, GROUPS, CLASSES)
+    found = affine_of_latent(x, weight, None, (GROUPS, CLASSES))
     torch.testing.assert_close(found, F.linear(x, weight), rtol=0, atol=0, equal_nan=True)
     assert not looked_up
 
@@ -64,7 +64,7 @@ def test_gradients_are_the_products(before: int, looked_up: list[int]) -> None:
     x = hots(128, before).reshape(4, 32, -1).requires_grad_()
     slope = torch.randn(4, 32, 7, dtype=torch.float64)
     owners = [x, layer.weight, layer.bias]
-    found = affine_of_hots(x, layer.weight, layer.bias, GROUPS, CLASSES)
+    found = affine_of_latent(x, layer.weight, layer.bias, (GROUPS, CLASSES))
     mine = torch.autograd.grad(found, owners, slope)
     assert looked_up
     # Straight through: every column of x has its gradient, the cold ones too.
@@ -74,7 +74,7 @@ def test_gradients_are_the_products(before: int, looked_up: list[int]) -> None:
 
 def test_what_is_held_has_no_gradient() -> None:
     x, weight = hots(128).requires_grad_(), torch.randn(7, GROUPS * CLASSES).double()
-    affine_of_hots(x, weight, None, GROUPS, CLASSES).sum().backward()
+    affine_of_latent(x, weight, None, (GROUPS, CLASSES)).sum().backward()
     assert x.grad is not None
     assert weight.grad is None
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from bb_wm.errors import BatchError
@@ -41,12 +41,6 @@ class CandidateEvidence:
     risk_bound: float
     standard_error: float = 0.0
     cost: float = 0.0
-
-    def numbers(self) -> tuple[float, ...]:
-        return tuple(
-            number(x)
-            for x in (self.utility, self.risk, self.risk_bound, self.standard_error, self.cost)
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +79,11 @@ class AskEvidence:
             usable=bool(result.usable),
         )
 
-    def numbers(self) -> tuple[float, ...]:
-        named = (self.evsi, self.lower, self.upper, self.risk, self.risk_bound)
-        parts = (self.standard_error, self.info, self.effect, self.cost)
-        return tuple(number(x) for x in (*named, *parts))
+
+def numbers_of(option: CandidateEvidence | AskEvidence) -> dict[str, float]:
+    """Every number that is known of a candidate or an ask, by name."""
+    names = [field.name for field in fields(option) if field.name not in ("name", "usable")]
+    return {name: number(getattr(option, name)) for name in names}
 
 
 @dataclass(frozen=True, slots=True)

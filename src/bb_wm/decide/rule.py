@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from bb_wm.decide.evidence import AskEvidence, CandidateEvidence, Evidence, number
+from bb_wm.decide.evidence import AskEvidence, CandidateEvidence, Evidence, number, numbers_of
 
 if TYPE_CHECKING:
     from bb_wm.decide.gate import Gate
@@ -99,18 +99,14 @@ class Rule:
         return tuple(c.code for c in (*self.state, *self.act, *self.ask))
 
 
-def _all_finite(options: Sequence[CandidateEvidence] | Sequence[AskEvidence]) -> bool:
-    return all(math.isfinite(x) for option in options for x in option.numbers())
-
-
-def _not_finite(options: Sequence[CandidateEvidence] | Sequence[AskEvidence]) -> str:
-    """Whose number it is, and which."""
-    for option in options:
-        for field in fields(option):
-            value = number(getattr(option, field.name))
-            if field.name not in ("name", "usable") and not math.isfinite(value):
-                return f"{option.name} has no finite {field.name.replace('_', ' ')} ({value})"
-    return "a number of an option is not finite"
+def _not_finite(options: Sequence[CandidateEvidence] | Sequence[AskEvidence]) -> list[str]:
+    """Whose numbers are not finite, and which."""
+    return [
+        f"{option.name} has no finite {name.replace('_', ' ')} ({value})"
+        for option in options
+        for name, value in numbers_of(option).items()
+        if not math.isfinite(value)
+    ]
 
 
 def _state_finite(case: Case, _: Any) -> bool:
@@ -214,13 +210,13 @@ RULE = Rule(
         ),
         Condition(
             "candidate_not_finite",
-            lambda c, _: _all_finite(c.evidence.candidates),
-            lambda c, _: _not_finite(c.evidence.candidates),
+            lambda c, _: not _not_finite(c.evidence.candidates),
+            lambda c, _: _not_finite(c.evidence.candidates)[0],
         ),
         Condition(
             "ask_not_finite",
-            lambda c, _: _all_finite(c.evidence.asks),
-            lambda c, _: _not_finite(c.evidence.asks),
+            lambda c, _: not _not_finite(c.evidence.asks),
+            lambda c, _: _not_finite(c.evidence.asks)[0],
         ),
         Condition(
             "negative_risk", _risks_possible, lambda c, _: "a risk is negative, which it cannot be"

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from bb_wm.model.lookup import affine_of_hots
+from bb_wm.model.lookup import affine_of_latent
 from bb_wm.model.nets import MLP, Statistics
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def side_by_side(nets: list[MLP], x: Tensor, hots: tuple[int, int] | None) -> Te
     hidden = [cast("nn.Linear", net.hidden[0]) for net in nets]
     weight = torch.cat([*(one.weight for one in hidden), *(net.linear.weight for net in nets)])
     bias = torch.cat([*(one.bias for one in hidden), *(net.output.bias for net in nets)])
-    read = F.linear(x, weight, bias) if hots is None else affine_of_hots(x, weight, bias, *hots)
+    read = affine_of_latent(x, weight, bias, hots)
     inner, outer = read.tensor_split([-len(nets)], dim=-1)
     last = torch.stack([net.output.weight[0] for net in nets])
     heads = torch.unflatten(F.silu(inner), -1, last.shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -21,27 +22,25 @@ class LatentLinear(nn.Linear):
     hots: tuple[int, int] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.hots is None:
-            return super().forward(x)
-        return affine_of_hots(x, self.weight, self.bias, *self.hots)
+        return affine_of_latent(x, self.weight, self.bias, self.hots)
 
 
-def affine_of_hots(
-    x: Tensor, weight: Tensor, bias: Tensor | None, groups: int, classes: int
+def affine_of_latent(
+    x: Tensor, weight: Tensor, bias: Tensor | None, hots: tuple[int, int] | None
 ) -> Tensor:
-    """x W^T + b of x [*, M + groups * classes] that ends in one-hots.
+    """x W^T + b of x [*, M + Z] that ends in a z: one-hots of `hots` (groups, classes), or any.
 
     Of a one-hot's columns only one counts: on a CPU the rows of W^T are looked up and added, and
     W's gradient is scattered, in a quarter of the products' time; x's own gradient, which reaches
     every column straight through, stays a product. Whatever is not one-hot (an empty belief's
     zeros, a mean of beliefs) is multiplied.
     """
+    rest = x.shape[-1] - math.prod(hots or ())
     index = None
-    if x.device.type == "cpu" and x.numel() >= _MANY * x.shape[-1]:
-        index = _index_of_hots(x.detach()[..., -groups * classes :], groups, classes)
+    if hots is not None and x.device.type == "cpu" and x.numel() >= _MANY * x.shape[-1]:
+        index = _index_of_hots(x.detach()[..., rest:], *hots)
     if index is None:
         return F.linear(x, weight, bias)
-    rest = x.shape[-1] - groups * classes
     flat = _LookUp.apply(x.flatten(0, -2), weight, index, rest)  # type: ignore[no-untyped-call]
     found = cast("Tensor", flat).reshape(*x.shape[:-1], -1)
     return found if bias is None else found + bias

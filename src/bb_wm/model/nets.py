@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -36,10 +36,12 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         sizes = [inputs] + [hidden] * layers
-        self.hidden = nn.ModuleList(LatentLinear(a, b) for a, b in pairwise(sizes))
+        first = LatentLinear(sizes[0], sizes[1])
+        later = [nn.Linear(a, b) for a, b in pairwise(sizes[1:])]
+        self.hidden = nn.ModuleList([first, *later])
         self.output = nn.Linear(sizes[-1], outputs)
         self.linear = LatentLinear(inputs, outputs, bias=False)
-        cast("LatentLinear", self.hidden[0]).hots = self.linear.hots = hots
+        first.hots = self.linear.hots = hots
         if zero:
             for weight in (self.output.weight, self.output.bias, self.linear.weight):
                 nn.init.zeros_(weight)
@@ -150,9 +152,8 @@ class RunningScale(nn.Module):
         total = weight.sum(axes)
         mean = (squared_error * weight).sum(axes) / total.clamp_min(1.0)
         rows = slice(first, first + mean.shape[0])
-        # A plain average at first, an exponential one of about 50 batches later.
         self.seen[rows] += (total > 0).to(self.seen.dtype)
-        rate = torch.where(total > 0, (1.0 / self.seen[rows].clamp_min(1.0)).clamp_min(0.02), 0.0)
+        rate = torch.where(total > 0, recent(self.seen[rows]), 0.0)
         self.variance[rows] += rate * (mean - self.variance[rows])
 
     def nll(self, squared_error: Tensor, first: int) -> Tensor:
@@ -197,11 +198,17 @@ class RunningShare(nn.Module):
         added = added * mask.unsqueeze(-1)
         axes = tuple(range(added.ndim - 1))
         self.seen += 1.0
-        rate = (1.0 / self.seen).clamp_min(0.02)
+        rate = recent(self.seen)
         self.gained.lerp_((missing * added).sum(axes) / rows, rate)
         self.power.lerp_((added * added).sum(axes) / rows, rate)
         share = (self.gained / self.power).clamp(0.0, 1.0)
         self.value.copy_(torch.where(self.free & (self.power > 0.0), share, 1.0))
+
+
+def recent(seen: Tensor) -> Tensor:
+    """The newest batch's weight in a running mean after `seen` of them: a plain average at first,
+    an exponential one of about 50 batches later."""
+    return (1.0 / seen.clamp_min(1.0)).clamp_min(0.02)
 
 
 def split(tensor: Tensor, sizes: Sequence[int]) -> list[Tensor]:

@@ -63,7 +63,8 @@ class Optimiser:
         self.averaged = copy.deepcopy(network).requires_grad_(False)
         self._share_buffers()
         self.averages: list[Tensor] = list(self.averaged.parameters())
-        self.guesses = {i for i, name in enumerate(self.names) if ".markov." in f".{name}"}
+        guesses = {id(parameter) for parameter in network.rssm.markov.parameters()}
+        self.guesses = {i for i, p in enumerate(self.parameters) if id(p) in guesses}
         self.buffers = list(network.buffers())
         # The moments exist from the start, so that a state is complete at any time.
         self.first = [torch.zeros_like(parameter) for parameter in self.parameters]

@@ -118,12 +118,7 @@ class Guard:
     @property
     def judge(self) -> Judge | Fault | None:
         """The judge, or why there is none (yet)."""
-        if isinstance(self._judge, Loading):
-            found = self._judge.wait(0.0)
-            if not self._judge.done:
-                return found
-            self._judge = found
-        return self._judge
+        return self._judge.wait(0.0) if isinstance(self._judge, Loading) else self._judge
 
     def begin(self) -> Talk:
         """A new conversation; give it to `script` with every call of one agent."""

@@ -96,8 +96,16 @@ class Judge:
         train, heldout = rows(opened.episodes), rows(opened.heldout)
         if recording is not None:
             heldout = [*heldout, *recording.besides([*train, *heldout])]
-        settings: Any = {"coverage": coverage, "prior": prior, "limit": limit}
-        return cls.of(model, made, train, heldout, name=opened.name, **settings)
+        return cls.of(
+            model,
+            made,
+            train,
+            heldout,
+            coverage=coverage,
+            prior=prior,
+            limit=limit,
+            name=opened.name,
+        )
 
     @classmethod
     def of(

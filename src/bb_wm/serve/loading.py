@@ -34,11 +34,6 @@ class Loading:
         self._done.wait(max(seconds, 0.0))
         return self._found
 
-    @property
-    def done(self) -> bool:
-        """Whether `wait` has its last word."""
-        return self._done.is_set()
-
     def _load(self) -> None:
         try:
             self._found = self._make()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from bb_wm.data import EpisodeStore
@@ -42,18 +42,17 @@ class Recording:
 
     def texts(self) -> set[bytes]:
         """The codes of all texts that were recorded; none before the first episode."""
-        if not (self.path / "store.json").exists():
-            return set()
-        with self.read() as store:
-            return experience_of(store)[2]
+        return experience_of(self._episodes())[2]
 
     def besides(self, known: Iterable[Episode]) -> list[Episode]:
         """What was recorded and is none of the `known` conversations."""
-        if not (self.path / "store.json").exists():
-            return []
         seen = {_digest(episode) for episode in known}
-        with self.read() as store:
-            return [episode for episode in store if _digest(episode) not in seen]
+        return [episode for episode in self._episodes() if _digest(episode) not in seen]
+
+    def _episodes(self) -> Iterator[Episode]:
+        if (self.path / "store.json").exists():
+            with self.read() as store:
+                yield from store
 
     def append(self, episode: Episode) -> None:
         """Keep an episode durably. Raises LockError, SaveError, DataError; then nothing is kept."""
