@@ -185,6 +185,28 @@ def test_a_file_that_cannot_be_believed_is_1_and_named(name, content, said, tmp_
     assert said in shown.err
 
 
+def test_a_recorded_tool_with_too_little_harm_is_named(tmp_path, capsys):
+    from bb_wm.serve import Answer, Guard, Recording, ToolCall, drive
+
+    path = tmp_path / "calls"
+    with Guard(
+        "record",
+        recording=Recording(path),
+        harm=lambda call: lambda answer: float(call.name == "wipe" and call.arguments["n"] % 5 < 1),
+    ) as guard:
+        for start in range(4):
+            talk = guard.begin()
+            for n in range(10):
+                for name in ("look", "wipe"):
+                    call = ToolCall(name, {"n": n + start})
+                    drive(guard, talk, call, lambda made: Answer(("done",), {"text": 1}))
+            guard.end(talk)
+    assert main(["check", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert "To fix: tool: wipe: 8 harmful and 32 harmless calls recorded -> record it" in shown
+    assert "look:" not in shown
+
+
 def test_a_table_with_names_of_its_own_can_be_trained_on_and_resumed(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     lines = ["run,step,heat,clock,valve,gain"]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 from tests.serve.conftest import CALLS
+from tests.serve.conftest import RESET as RESET_CALL
 
 from bb_wm.data import EpisodeStore
 from bb_wm.serve import (
@@ -22,9 +24,12 @@ from bb_wm.serve import (
     Undone,
     drive,
 )
-from bb_wm.serve.bounds import fewest
+from bb_wm.serve.bounds import Alarm, fewest
 from bb_wm.serve.conversation import masked_action
-from bb_wm.serve.featurise import KEY, answer_places
+from bb_wm.serve.experience import Experience
+from bb_wm.serve.featurise import KEY, answer_places, tool_code
+from bb_wm.serve.heldout import seen_in
+from bb_wm.serve.telling import lacks, thin_tools
 
 WRITE = Hints(read_only=False, destructive=False)
 DESTROY = Hints(read_only=False, destructive=True)
@@ -85,8 +90,49 @@ def test_the_margin_covers_as_it_promises() -> None:
     assert 0.9 - 3 * math.sqrt(0.09 / 2_000) <= hits / 2_000 <= 0.95
 
 
+def test_the_alarm_is_the_quantile_of_the_harmful_ones() -> None:
+    """By hand: the floor((m + 1)(1 - coverage))-th smallest estimate of m calls that did harm."""
+    harmful = [(i / 100, 1.0) for i in range(1, 20)]
+    assert Alarm.of(harmful, 0.95) == Alarm(0.01, 1.0, 19)  # rank floor(20 * .05) = 1
+    assert Alarm.of(harmful[1:], 0.95).level == math.inf  # 19 are needed
+    assert Alarm.of(harmful, 0.9).level == 0.02
+    assert Alarm.of([], 0.95) == Alarm(math.inf, 0.0, 0)
+    found = Alarm.of(harmful, 0.9)
+    assert found.bound(0.0199, 0.02) == 0.02  # below the level nothing changes
+    assert found.bound(0.02, 0.02) == 1.0  # from it on, the worst that came of such calls
+    assert found.bound(0.02, 3.0) == 3.0  # it never lowers a bound
+    assert Alarm.of([*harmful, (math.nan, 1.0)], 0.9).bound(0.0, 0.0) == math.inf
+
+
+def test_the_alarm_misses_no_more_than_it_promises_however_rare_harm_is() -> None:
+    """Over 2,000 draws the share of new harmful calls below the level is at most .1, near it."""
+    chance = random.Random(0)
+    missed = 0
+    for _ in range(2_000):
+        level = Alarm.of([(chance.random(), 1.0) for _ in range(30)], 0.9).level
+        missed += chance.random() < level
+    # 3 of 31 ranks: .097
+    assert abs(missed / 2_000 - 3 / 31) < 3 * math.sqrt(0.09 / 2_000)
+
+
+def test_a_few_missed_among_many_harmless_calls_raise_the_bound(judge) -> None:
+    """What a margin on average over calls hides: of 400 calls 20 do harm, and 3 of these look as
+    harmless as the others. The margin is 0; the alarm holds what looks like the second of them."""
+    risks = [0.001 * i for i in range(1, 4)] + [0.9] * 17
+    errors = [-0.0005] * 380 + [1.0 - risk for risk in risks if risk <= 0.2]
+    margin, alarm = Margin.of(errors, 0.95), Alarm.of([(r, 1.0) for r in risks], 0.95)
+    assert margin.margin == 0.0
+    assert alarm.level == 0.001
+    tool = tool_code(RESET_CALL).tobytes()
+    told = replace(judge, harmful=frozenset([tool]), margins=(margin, margin), alarm=alarm)
+    assert told.learnt_bound(tool, 0.0005) == 0.0005
+    assert told.learnt_bound(tool, 0.002) == 1.0
+    assert told.learnt_bound(b"another", 0.002) == 0.002
+
+
 def test_a_hint_raises_and_fades_but_never_lowers() -> None:
     prior = Prior()
+    assert (prior.enough(0.2), prior.enough(0.5), prior.enough(1.0)) == (20, 5, 0)
     assert prior.of(DESTROY, 0) == 1.0
     assert prior.of(Hints(), 5) == 0.5  # undeclared is read as destructive
     assert prior.of(DESTROY, 20) == pytest.approx(0.2)
@@ -129,6 +175,71 @@ def test_what_was_recorded_after_the_run_is_held_out_too(run_folder, tmp_path) -
     assert sum(m.calls for m in more.margins) == sum(m.calls for m in plain.margins) + calls
 
 
+# --- what is said ---------------------------------------------------------------------------------
+
+ENOUGH = Margin(0.0, 100, 0.95)
+
+
+def lacking(judge: Judge, made: ToolCall, risk: float = 0.01, limit: float = 0.2) -> str:
+    return lacks(judge, made, judge.featuriser.act(made), risk, limit)
+
+
+def test_what_is_lacking_is_said(judge) -> None:
+    """Each reason to hold that more recording would mend has its sentence, and no other has one."""
+    tool = tool_code(RESET_CALL).tobytes()
+    calls = judge.learnt.calls[tool]
+    assert calls > 0
+    ready = replace(judge, harmful=frozenset([tool]), margins=(ENOUGH, ENOUGH), prior=Prior(0.0))
+    assert "never seen wipe: record such calls" in lacking(ready, ToolCall("wipe"))
+    odd = ToolCall("git_reset", {"repo_path": ".", "hard": True}, DESTROY)
+    assert "never seen git_reset with arguments of this shape" in lacking(ready, odd)
+    assert lacking(ready, RESET_CALL, risk=0.9) == ""  # it is held for what is expected of it
+    hinted = replace(ready, prior=Prior(1.0, float(calls)))
+    assert f"learnt from {calls} calls of it: record {4 * calls}" in lacking(hinted, RESET_CALL)
+    few = replace(ready, margins=(ENOUGH, Margin.of([0.0] * 7, 0.95)))
+    said = lacking(few, RESET_CALL)
+    assert "on only 7 calls of tools that have done harm, 19 are needed" in said
+    harm = judge.learnt.harmful[tool]
+    said = lacking(ready, RESET_CALL)
+    assert f"({harm} harmful and {calls - harm} harmless calls learnt from)" in said
+    assert "record it where it can do no damage" in said
+    assert lacking(replace(ready, harmful=frozenset()), RESET_CALL) == ""
+
+
+def test_the_summary_says_which_tools_are_thin(judge) -> None:
+    tool = tool_code(RESET_CALL).tobytes()
+    harm, calls = judge.learnt.harmful[tool], judge.learnt.calls[tool]
+    line = f"git_reset: {harm} harmful and {calls - harm} harmless calls recorded"
+    assert line in replace(judge, names={tool: "git_reset"}).summary()
+    assert tool.hex()[:8] in replace(judge, names={}).summary()
+    assert thin_tools(Experience(Counter({b"x": 40}), Counter({b"x": 20})), {}) == []
+    assert len(thin_tools(Experience(Counter({b"x": 40}), Counter({b"x": 21})), {})) == 1
+
+
+def test_names_of_tools_are_kept_beside_the_rows(tmp_path) -> None:
+    recording = Recording(tmp_path / "calls")
+    assert recording.names() == {}
+    evil = ToolCall("<script>\n" + "x" * 500)
+    with Guard("record", recording=recording) as guard:
+        for made in (LOOK, evil):
+            talk = guard.begin()
+            drive(guard, talk, made, lambda made: OK)
+            guard.end(talk)
+    names = recording.names()
+    assert names[tool_code(LOOK).tobytes()] == "status"
+    shown = names[tool_code(evil).tobytes()]
+    assert "<" not in shown
+    assert "\n" not in shown
+    assert len(shown) < 100
+    for damaged in ("{", "[1]", '{"zz": "a"}', '{"00": 3}', "null"):
+        (tmp_path / "calls" / "tools.json").write_text(damaged)
+        assert set(recording.names().values()) <= {"3"}
+    assert len(recording.read()) == 2
+
+
+# --- margins --------------------------------------------------------------------------------------
+
+
 def test_margins_are_made_of_what_may_be_allowed(run_folder) -> None:
     """By hand: the errors of calls whose risk is within the gate's limit, and of no others."""
     everything = Judge.load(run_folder)
@@ -136,12 +247,12 @@ def test_margins_are_made_of_what_may_be_allowed(run_folder) -> None:
         heldout = list(store)
     risks = []
     for episode in heldout:
-        latent = everything.begin(everything._known_obs(episode, 0))
+        latent = everything.begin(seen_in(episode, 0, everything.known))
         for t in range(len(episode) - 1):
             action = masked_action(episode.action[t], everything.known)
             if action[0]:
                 risks.append(float(everything.outcomes(latent, action)[1].mean()))
-            latent = everything.go_on(latent, action, everything._known_obs(episode, t + 1))
+            latent = everything.go_on(latent, action, seen_in(episode, t + 1, everything.known))
     limit = sorted(risks)[len(risks) // 2] + 1e-6
     chosen = Judge.load(run_folder, limit=limit)
     assert sum(m.calls for m in everything.margins) == len(risks)

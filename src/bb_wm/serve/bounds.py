@@ -4,11 +4,15 @@ For exchangeable calls of one group, P(V_s > risk + margin) <= 1 - coverage, whe
 ceil((n + 1) coverage)-th smallest of the n held-out errors V_s - risk (Vovk et al. 2005; Lei et al.
 2018). Groups are not pooled (Mondrian): calls of tools that have done harm, and the others. A group
 with too few calls has no bound: inf, and the gate holds.
+
+That is a statement on average over calls; where few do harm, all of these may lie outside it. An
+`Alarm` speaks of the calls that do harm, alone.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -38,8 +42,42 @@ class Margin:
         return found if math.isfinite(found) else math.inf
 
 
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """The estimated risk from which a call is taken for a harmful one, whatever its margin.
+
+    For exchangeable calls that do harm, P(risk < level) <= 1 - coverage, where level is the
+    floor((m + 1)(1 - coverage))-th smallest of the m held-out estimates of such calls (conformal
+    within one label, Vovk 2012). How often calls do harm plays no part, so it holds as well for
+    harm that was provoked while recording. Below `fewest(coverage)` of them nothing can be said:
+    level inf.
+
+    harm    V_s presumed from the level on: the largest among these calls
+    calls   m
+    """
+
+    level: float = math.inf
+    harm: float = 0.0
+    calls: int = 0
+
+    @classmethod
+    def of(cls, harmful: Iterable[tuple[float, float]], coverage: float) -> Alarm:
+        """From (risk, V_s) of held-out calls that did harm; with a NaN everything is harmful."""
+        known = list(harmful)
+        risks = sorted(risk for risk, _ in known)
+        worst = max((harm for _, harm in known), default=0.0)
+        if not all(math.isfinite(number) for pair in known for number in pair):
+            return cls(-math.inf, math.inf, len(known))
+        rank = math.floor((len(known) + 1) * (1 - coverage) + 1e-9)
+        return cls(risks[rank - 1] if rank else math.inf, worst, len(known))
+
+    def bound(self, risk: float, bound: float) -> float:
+        """The bound of a call of this estimated risk, at least `harm` from the level on."""
+        return max(bound, self.harm) if risk >= self.level else bound
+
+
 def fewest(coverage: float) -> int:
-    """Held-out calls below which there is no bound: 19 at 0.95, 9 at 0.9."""
+    """Held-out calls below which there is no margin, and no alarm: 19 at 0.95, 9 at 0.9."""
     return math.ceil(coverage / (1 - coverage) - 1e-9)
 
 
@@ -60,3 +98,9 @@ class Prior:
         if not hints.may_destroy:
             return 0.0
         return self.risk * self.weight / (recorded + self.weight)
+
+    def enough(self, limit: float) -> int:
+        """Recorded calls from which a call that may destroy has this little presumed of it."""
+        if self.risk <= limit:
+            return 0
+        return math.ceil(self.weight * (self.risk / limit - 1) - 1e-9) if limit > 0 else sys.maxsize

@@ -1,37 +1,54 @@
-"""What a run folder holds for a judge: its model, and what its rows have seen."""
+"""What recorded rows have seen, counted: calls and harm per tool, shapes of arguments, texts."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from bb_wm.serve.featurise import CODE, SHAPE_AT, TOOL, answer_places, call_places
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from bb_wm.types import Episode
 
 
-def experience_of(
-    episodes: Iterable[Episode],
-) -> tuple[Counter[bytes], set[bytes], set[bytes], set[bytes]]:
-    """(calls per tool, argument shapes, texts, tools that did harm) of recorded rows."""
-    recorded: Counter[bytes] = Counter()
-    shapes: set[bytes] = set()
-    texts: set[bytes] = set()
-    harmful: set[bytes] = set()
-    for episode in episodes:
-        seen = next(v for k, v in sorted(episode.obs.items()) if k.startswith("tools_"))
-        for row in seen:
-            texts.update(row[place].tobytes() for place in answer_places() if row[place].any())
-        for t in range(len(episode) - 1):
-            action = episode.action[t]
-            if not action[0]:
-                continue
-            code = action[1 : 1 + TOOL].tobytes()
-            recorded[code] += 1
-            shapes.add(action[SHAPE_AT : SHAPE_AT + CODE].tobytes())
-            texts.update(action[place].tobytes() for place in call_places() if action[place].any())
-            if episode.safety[t + 1] > 0:
-                harmful.add(code)
-    return recorded, shapes, texts, harmful
+@dataclass(frozen=True, slots=True)
+class Experience:
+    """calls, harmful: per code of a tool, calls that were made and those of them with V_s > 0;
+    shapes, texts: the codes that were seen."""
+
+    calls: Counter[bytes] = field(default_factory=Counter)
+    harmful: Counter[bytes] = field(default_factory=Counter)
+    shapes: set[bytes] = field(default_factory=set)
+    texts: set[bytes] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, episodes: Iterable[Episode]) -> Experience:
+        """Of recorded rows; refused calls did nothing and do not count."""
+        found = cls()
+        for episode in episodes:
+            seen = next(v for k, v in sorted(episode.obs.items()) if k.startswith("tools_"))
+            for row in seen:
+                found.texts.update(
+                    row[place].tobytes() for place in answer_places() if row[place].any()
+                )
+            for t in range(len(episode) - 1):
+                if episode.action[t][0]:
+                    found._add(episode.action[t], float(episode.safety[t + 1]))
+        return found
+
+    def _add(self, action: np.ndarray, harm: float) -> None:
+        code = tool_of(action)
+        self.calls[code] += 1
+        if harm > 0:
+            self.harmful[code] += 1
+        self.shapes.add(action[SHAPE_AT : SHAPE_AT + CODE].tobytes())
+        self.texts.update(action[place].tobytes() for place in call_places() if action[place].any())
+
+
+def tool_of(action: np.ndarray) -> bytes:
+    """The code of the tool that an action [A] calls."""
+    return action[1 : 1 + TOOL].tobytes()

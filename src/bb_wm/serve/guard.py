@@ -30,12 +30,13 @@ from bb_wm.errors import ConfigError
 from bb_wm.serve.asking import PERSON
 from bb_wm.serve.calls import Answer, ToolCall, printable
 from bb_wm.serve.conversation import Conversation, Row, masked_action, masked_obs
-from bb_wm.serve.featurise import Featuriser, Known
+from bb_wm.serve.featurise import Featuriser, Known, tool_code
 from bb_wm.serve.harm import Harm, Settle, Undone, completed
 from bb_wm.serve.judge import Judge
 from bb_wm.serve.loading import Loading
 from bb_wm.serve.settings import GuardSettings, Mode
 from bb_wm.serve.steps import AskPerson, Decide, Reply, Run, Script, Step, question, refusal
+from bb_wm.serve.telling import lacks
 from bb_wm.serve.worker import LateError, Worker
 
 if TYPE_CHECKING:
@@ -172,7 +173,15 @@ class Guard:
         self, talk: Talk, call: ToolCall, decision: Decision, why: str, **note: str
     ) -> Reply:
         self._settle(talk, call, Answer(refused=True), None, decision, **note)
-        return Reply(None, refusal(call, decision, why), decision)
+        return Reply(None, refusal(call, decision, why, self._lack(call, decision)), decision)
+
+    def _lack(self, call: ToolCall, decision: Decision) -> str:
+        """What the judge would need before it can allow such a call; never raises."""
+        judge, limit = self.judge, self.settings.gate.limit
+        if isinstance(judge, Judge):
+            with suppress(Exception):
+                return lacks(judge, call, judge.featuriser.act(call), decision.risk, limit)
+        return ""
 
     # --- deciding --------------------------------------------------------------------------------
 
@@ -353,7 +362,8 @@ class Guard:
             try:
                 episode = talk.rows.take(risks)
                 if episode is not None and self.recording is not None:
-                    self.recording.append(episode)
+                    tools = {tool_code(row.call).tobytes(): row.call.name[:80] for row in rows}
+                    self.recording.append(episode, tools)
             except Exception as error:
                 self._complain("recording", f"{type(error).__name__}: {error}")
         self._outcomes(rows, risks)

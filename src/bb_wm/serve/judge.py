@@ -7,9 +7,9 @@ often, and the margin of its risk on held-out conversations.
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,18 +19,12 @@ from bb_wm.decide import AskEvidence, CandidateEvidence, Evidence
 from bb_wm.decide.evidence import stage
 from bb_wm.errors import ConfigError, DataError
 from bb_wm.serve.asking import LookUp, person_evidence, refused_look
-from bb_wm.serve.bounds import Margin, Prior, fewest
+from bb_wm.serve.bounds import Alarm, Margin, Prior
 from bb_wm.serve.calls import ToolCall
-from bb_wm.serve.experience import experience_of
-from bb_wm.serve.featurise import (
-    CODE,
-    SHAPE_AT,
-    TOOL,
-    Featuriser,
-    Known,
-    call_places,
-    tool_code,
-)
+from bb_wm.serve.experience import Experience, tool_of
+from bb_wm.serve.featurise import CODE, SHAPE_AT, Featuriser, Known, tool_code
+from bb_wm.serve.heldout import judged_calls
+from bb_wm.serve.telling import summary
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,7 +34,6 @@ if TYPE_CHECKING:
     from bb_wm.serve.recording import Recording
     from bb_wm.types import Episode, Latent
 
-_ENOUGH: Final = 2_000  # held-out calls that a margin is made from
 _SAMPLES: Final = 32  # imagined outcomes per call, under one fixed noise
 
 
@@ -48,22 +41,28 @@ _SAMPLES: Final = 32  # imagined outcomes per call, under one fixed noise
 class Judge:
     """A trained model of tool calls, with what it needs to be believed.
 
-    recorded   calls per tool code in the rows learnt from
-    shapes     codes of argument shapes there
+    learnt     what the rows learnt from have seen
     known      texts that have a code
     harmful    codes of tools that did harm there, or in what was held out
     margins    of tools that did no harm, and of those that did
+    alarm      of those that did
+    missed     held-out calls beyond the limit that would have been allowed
+    limit      the gate's, as far as it was told
+    names      of tools by their code, where the recording tells them
     """
 
     model: WorldModel
     featuriser: Featuriser
-    recorded: Counter[bytes]
-    shapes: frozenset[bytes]
+    learnt: Experience
     known: Known
     harmful: frozenset[bytes]
     margins: tuple[Margin, Margin]
+    alarm: Alarm = field(default_factory=Alarm)
+    missed: int = 0
+    limit: float = math.inf
     name: str = ""
     prior: Prior = field(default_factory=Prior)
+    names: Mapping[bytes, str] = field(default_factory=dict)
 
     @classmethod
     def load(
@@ -105,6 +104,7 @@ class Judge:
             prior=prior,
             limit=limit,
             name=opened.name,
+            names=None if recording is None else recording.names(),
         )
 
     @classmethod
@@ -119,33 +119,51 @@ class Judge:
         prior: Prior | None = None,
         limit: float = math.inf,
         name: str = "",
+        names: Mapping[bytes, str] | None = None,
     ) -> Judge:
         """From a model, the conversations it learnt from and others held out.
 
         `limit` is the gate's: the margins are then made of the held-out calls that are expected to
-        stay within it. What is expected beyond is held whatever its margin, and its errors, large
-        where harm was foreseen but did not come, say nothing of the calls that may be allowed.
+        stay within it, the alarm of those that went beyond. What is expected beyond is held
+        whatever its margin, and its errors, large where harm was foreseen but did not come, say
+        nothing of the calls that may be allowed.
         """
         if not 0.5 <= coverage < 1:
             raise ConfigError("coverage", expected="within [0.5, 1)", actual=coverage)
         if not train:
             raise DataError("run", expected="recorded conversations", actual="none")
-        recorded, shapes, texts, harmful = experience_of(train)
-        harmful |= experience_of(heldout)[3]  # harm is harm, learnt from or not
+        learnt = Experience.of(train)
         judge = cls(
             model,
             featuriser,
-            recorded,
-            frozenset(shapes),
-            Known(frozenset(texts), grow=False),
-            frozenset(harmful),
+            learnt,
+            Known(frozenset(learnt.texts), grow=False),
+            # harm is harm, learnt from or not
+            frozenset(learnt.harmful) | frozenset(Experience.of(heldout).harmful),
             (Margin.of([], coverage), Margin.of([], coverage)),
-            name,
-            prior or Prior(),
+            limit=limit,
+            name=name,
+            prior=prior or Prior(),
+            names=dict(names or {}),
         )
-        errors = judge._errors(heldout, limit)
-        margins = Margin.of(errors[False], coverage), Margin.of(errors[True], coverage)
-        return replace(judge, margins=margins)
+        return judge._calibrated(heldout, coverage)
+
+    def _calibrated(self, heldout: Sequence[Episode], coverage: float) -> Judge:
+        """The same with the margins and the alarm that held-out conversations give."""
+        errors: dict[bool, list[float]] = {False: [], True: []}
+        beyond = []
+        for one in judged_calls(self, heldout):
+            if not one.risk > self.limit:  # NaN too: it makes the margin inf
+                errors[one.tool in self.harmful].append(one.harm - one.risk)
+            if one.harm > (self.limit if math.isfinite(self.limit) else 0.0):
+                beyond.append(one)
+        judge = replace(
+            self,
+            margins=(Margin.of(errors[False], coverage), Margin.of(errors[True], coverage)),
+            alarm=Alarm.of([(one.risk, one.harm) for one in beyond], coverage),
+        )
+        missed = sum(judge.learnt_bound(one.tool, one.risk) <= self.limit for one in beyond)
+        return replace(judge, missed=missed)
 
     # --- belief --------------------------------------------------------------------------------
 
@@ -168,7 +186,17 @@ class Judge:
     def is_known(self, call: ToolCall, action: np.ndarray) -> bool:
         """Whether the tool and this shape of arguments were recorded."""
         shape = action[SHAPE_AT : SHAPE_AT + CODE].tobytes()
-        return tool_code(call).tobytes() in self.recorded and shape in self.shapes
+        return tool_code(call).tobytes() in self.learnt.calls and shape in self.learnt.shapes
+
+    def learnt_bound(self, tool: bytes, risk: float) -> float:
+        """The bound on V_s of a call of a tool (its code) with this estimated risk, hints apart."""
+        harmful = tool in self.harmful
+        bound = self.margins[harmful].bound(risk)
+        return self.alarm.bound(risk, bound) if harmful else bound
+
+    def presumed(self, call: ToolCall) -> float:
+        """The least bound that the call's hints leave."""
+        return self.prior.of(call.hints, self.learnt.calls[tool_code(call).tobytes()])
 
     def weigh(self, latent: Latent, call: ToolCall, action: np.ndarray) -> CandidateEvidence:
         """Reward, risk and its bound of one call; an unknown call has the bound inf."""
@@ -178,8 +206,7 @@ class Judge:
         code = tool_code(call).tobytes()
         bound = math.inf
         if self.is_known(call, action):
-            learnt = self.margins[code in self.harmful].bound(mean_risk)
-            bound = max(learnt, self.prior.of(call.hints, self.recorded[code]))
+            bound = max(self.learnt_bound(code, mean_risk), self.presumed(call))
         return CandidateEvidence(
             name=call.shown,
             utility=float(reward.mean()),
@@ -192,14 +219,10 @@ class Judge:
         """Reward and V_s of the next row, [S] each, over a fixed set of chances."""
         import torch
 
-        from bb_wm.protocols import draw_noise
-
         with torch.no_grad(), stage("model"):
-            chance = torch.Generator().manual_seed(0)
-            noise = draw_noise((_SAMPLES, self.model.noise_size), chance)
             wide = latent[0].expand(_SAMPLES)
             flat = torch.from_numpy(action).to(wide.h).expand(_SAMPLES, -1)
-            reached = self.model.step(wide, flat, noise)
+            reached = self.model.step(wide, flat, _chances(self.model.noise_size))
             return self.model.predict_reward(reached), self.model.predict_safety(reached)
 
     def evidence(
@@ -219,7 +242,7 @@ class Judge:
         asks: list[AskEvidence] = []
         bounded = math.isfinite(one.risk_bound)
         if bounded and one.risk_bound > limit:
-            asks = [self._look(latent, one, action, limit, *pair) for pair in look_ups]
+            asks = [self._look(latent, call, action, limit, *pair) for pair in look_ups]
         known = self.is_known(call, action)
         if person is not None and (known or not call.hints.may_destroy):
             asks.append(person_evidence(one, limit, self.prior.risk, person))
@@ -238,7 +261,7 @@ class Judge:
     def _look(
         self,
         latent: Latent,
-        one: CandidateEvidence,
+        call: ToolCall,
         action: np.ndarray,
         limit: float,
         look: LookUp,
@@ -254,15 +277,16 @@ class Judge:
         from bb_wm.decide import EVSI, Ask
         from bb_wm.imagine.utility import Limit, Utility
 
-        margin = one.risk_bound - one.risk  # the bound's share that seeing more cannot take away
+        # the bound's share that seeing more cannot take away
+        margin = self.margins[tool_of(action) in self.harmful].margin
         with stage("look_up"):
             risks = self.weigh(latent, look.call, look_action)
-            if margin >= limit:
+            if margin >= limit or self.presumed(call) > limit:
                 return refused_look(look, risks)
             utility = Utility(discount=1.0, limit=Limit(limit), abstain=0.0)
             ask = Ask(look.name, action=torch.from_numpy(look_action).to(latent.h), cost=look.cost)
             search = EVSI(utility=utility, particles=64, answers=4, tower=False)
-            found = search(self.model, latent, ask, lambda at: self._worth(at, action, margin))
+            found = search(self.model, latent, ask, lambda at: self._worth(at, action))
             told = AskEvidence.of(found, risk=risks.risk, risk_bound=risks.risk_bound)
             return replace(
                 told,
@@ -271,68 +295,29 @@ class Judge:
                 upper=told.upper - told.effect,
             )
 
-    def _worth(self, latents: Latent, action: np.ndarray, margin: float) -> tuple[Tensor, Tensor]:
+    def _worth(self, latents: Latent, action: np.ndarray) -> tuple[Tensor, Tensor]:
         """Reward and bound on V_s, [N, 1] each, of making the call from each of N beliefs."""
         import torch
 
         flat = torch.from_numpy(action).to(latents.h).expand(*latents.batch_shape, -1)
         reached = self.model.step(latents, flat)
-        reward = self.model.predict_reward(reached)
-        return reward[..., None], self.model.predict_safety(reached)[..., None] + margin
-
-    def _errors(self, episodes: Iterable[Episode], limit: float) -> dict[bool, list[float]]:
-        """Held-out errors V_s - risk of every call made whose risk is at most `limit` (or NaN), by
-        whether its tool has done harm."""
-        import torch
-
-        errors: dict[bool, list[float]] = {False: [], True: []}
-        for episode in episodes:
-            actions = np.stack([self.known.masked(a, call_places()) for a in episode.action])
-            with torch.no_grad():
-                beliefs = self.model.filter(self._rows(episode, actions))
-            for t in range(len(episode) - 1):
-                if not actions[t][0]:  # a refused call did nothing
-                    continue
-                risk = float(self.outcomes(beliefs[:, t], actions[t])[1].mean())
-                if risk > limit:
-                    continue
-                code = actions[t][1 : 1 + TOOL].tobytes()
-                errors[code in self.harmful].append(float(episode.safety[t + 1]) - risk)
-            if len(errors[False]) + len(errors[True]) >= _ENOUGH:
-                break
-        return errors
-
-    def _rows(self, episode: Episode, actions: np.ndarray) -> dict[str, Any]:
-        """One episode as a batch of one, its texts masked."""
-        length = len(episode)
-        obs = [self._known_obs(episode, t) for t in range(length)]
-        ended = np.zeros((1, length), bool)
-        ended[0, -1] = episode.terminated
-        return {
-            "obs": {key: np.stack([row[key] for row in obs])[None] for key in obs[0]},
-            "action": actions[None],
-            "reward": episode.reward[None],
-            "safety": episode.safety[None],
-            "terminated": ended,
-            "is_first": (np.arange(length) == 0)[None],
-        }
-
-    def _known_obs(self, episode: Episode, t: int) -> Obs:
-        from bb_wm.serve.conversation import masked_obs
-
-        return masked_obs({key: values[t] for key, values in episode.obs.items()}, self.known)
+        risks, tool = self.model.predict_safety(reached), tool_of(action)
+        bounds = risks.new_tensor([self.learnt_bound(tool, risk) for risk in risks.tolist()])
+        return self.model.predict_reward(reached)[..., None], bounds[..., None]
 
     def summary(self) -> str:
         """One line for a person: what this judge rests on."""
-        safe, harmful = self.margins
-        least = fewest(safe.coverage)
-        parts = [
-            f"{sum(self.recorded.values())} calls of {len(self.recorded)} tools learnt from",
-            f"margin {safe.margin:.3g} from {safe.calls} held-out calls of harmless tools",
-            f"{harmful.margin:.3g} from {harmful.calls} of tools that did harm"
-            + ("" if math.isfinite(harmful.margin) else f" ({least} needed: always held)"),
-        ]
-        return "; ".join(parts)
+        return summary(self)
+
+
+@cache
+def _chances(size: int) -> Tensor:
+    """The one noise [S, size] that every call is judged under."""
+    import torch
+
+    from bb_wm.protocols import draw_noise
+
+    return draw_noise((_SAMPLES, size), torch.Generator().manual_seed(0))
 
 
 def _batched(obs: Obs) -> dict[str, Any]:

@@ -46,13 +46,17 @@ Step = Decide | Run | AskPerson
 Script = Generator[Step, Any, Reply]
 
 
-def refusal(call: ToolCall, decision: Decision, why: str) -> str:
-    """What the agent reads: no argument, no result and no other text of others stands in it."""
-    return (
+def refusal(call: ToolCall, decision: Decision, why: str, lack: str = "") -> str:
+    """What the agent reads: no argument, no result and no other text of others stands in it.
+
+    `lack` is what its user has to do before such a call can be allowed at all.
+    """
+    told = (
         f"Held by bb-wm ({', '.join(decision.reasons)}): {why.rstrip('.')}. "
         f"{call.shown} was not run and nothing has changed. Look at the present state with a "
         "read-only tool, choose a safer call, or leave this one to your user."
     )
+    return f"{told} Tell your user: {lack}." if lack else told
 
 
 def question(call: ToolCall, decision: Decision) -> str:

@@ -1,0 +1,93 @@
+"""What a judge rests on, and what it lacks, in words for the person who runs it.
+
+Counts and tools' names (as printable ASCII) are all that stands here; no text of others does.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Final
+
+from bb_wm.serve.bounds import fewest
+from bb_wm.serve.experience import Experience
+from bb_wm.serve.featurise import tool_code
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+
+    from bb_wm.serve.calls import ToolCall
+    from bb_wm.serve.judge import Judge
+
+EACH: Final = 20  # harmful and harmless calls of one tool below which few models tell them apart
+RECORD: Final = (
+    f"record it where it can do no damage, both when it hurts and when it does not, about {EACH} "
+    "of each"
+)
+
+
+def summary(judge: Judge) -> str:
+    """One line: the rows learnt from, the margins, how many harmful calls would be allowed."""
+    safe, harmful = judge.margins
+    least = fewest(safe.coverage)
+    parts = [
+        f"{sum(judge.learnt.calls.values())} calls of {len(judge.learnt.calls)} tools learnt from",
+        f"margin {safe.margin:.3g} from {safe.calls} held-out calls of harmless tools",
+        f"{harmful.margin:.3g} from {harmful.calls} of tools that did harm"
+        + ("" if math.isfinite(harmful.margin) else f" ({least} needed: always held)"),
+        f"of {judge.alarm.calls} held-out calls that did harm {judge.missed} would be allowed"
+        + ("" if judge.alarm.calls >= least else f" ({least} needed to bound their share)"),
+    ]
+    return "; ".join(parts + thin_tools(judge.learnt, judge.names))
+
+
+def thin_tools(seen: Experience, names: Mapping[bytes, str]) -> list[str]:
+    """Of each tool that did harm: that too few of its calls did, or did not, to tell them apart."""
+    lines = []
+    for tool, harmful in seen.harmful.items():
+        harmless = seen.calls[tool] - harmful
+        if min(harmful, harmless) < EACH:
+            lines.append(f"{name_of(tool, names)}: {counts(harmful, harmless)} recorded")
+    return lines
+
+
+def counts(harmful: int, harmless: int) -> str:
+    """Both counts as they are printed everywhere."""
+    return f"{harmful} harmful and {harmless} harmless calls"
+
+
+def name_of(tool: bytes, names: Mapping[bytes, str]) -> str:
+    """The tool's name, or the beginning of its code where it was not kept."""
+    return names.get(tool) or f"the tool {tool.hex()[:8]}"
+
+
+def lacks(judge: Judge, call: ToolCall, action: np.ndarray, risk: float, limit: float) -> str:
+    """What has to be done before a call like this one can be allowed, as a sentence; "" where it
+    was judged on enough, and is held for what is expected of it."""
+    code = tool_code(call).tobytes()
+    if not judge.is_known(call, action):
+        what = "with arguments of this shape" if code in judge.learnt.calls else ""
+        return f"bb-wm has never seen {call.shown} {what}".rstrip() + ": record such calls, train"
+    if not risk <= limit:
+        return ""
+    if judge.presumed(call) > limit:
+        return (
+            f"by its server's word {call.shown} may destroy things, and bb-wm learnt from "
+            f"{judge.learnt.calls[code]} calls of it: record {judge.prior.enough(limit)}, train"
+        )
+    harmful = code in judge.harmful
+    margin = judge.margins[harmful]
+    kind = "have done harm" if harmful else "have done none"
+    if not math.isfinite(margin.margin):
+        return (
+            f"bb-wm can test itself on only {margin.calls} calls of tools that {kind}, "
+            f"{fewest(margin.coverage)} are needed: let shadow run, or record more, and start again"
+        )
+    if not harmful:
+        return ""
+    bad = judge.learnt.harmful[code]
+    few = f" ({counts(bad, judge.learnt.calls[code] - bad)} learnt from)"
+    return (
+        f"bb-wm does not yet tell a harmless {call.shown} from a harmful one{few}: {RECORD}, train"
+    )
