@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -85,8 +86,8 @@ def within(case: Case, row: dict[str, float], particles: int) -> bool:
     return inside and row["rmse"] <= case.rmse_bar(particles) + slack
 
 
-def speed(candidates: int = 8, horizon: int = 10, rounds: int = 15) -> None:
-    """Median ms of one EVSI decision with the default WorldModel: 8 numbers seen, 4 done."""
+def prepare(ask: Ask, candidates: int = 8, horizon: int = 10) -> Callable[[], object]:
+    """One EVSI decision with the default WorldModel: 8 numbers seen, 4 done."""
     torch.manual_seed(0)
     model = WorldModel(8, 4)
     generator = torch.Generator().manual_seed(0)
@@ -95,13 +96,19 @@ def speed(candidates: int = 8, horizon: int = 10, rounds: int = 15) -> None:
     cloud = model.step(latent, torch.randn(64, 4, generator=generator), noise)
     actions = torch.randn(candidates, horizon, 4, generator=generator)
     evsi = EVSI(first_stage=64, compute_price=math.inf)
+    return lambda: evsi(model, cloud, ask, actions)
+
+
+def speed(candidates: int = 8, horizon: int = 10, rounds: int = 15) -> None:
+    """Median ms of one EVSI decision."""
     asks = {"look (same row)": Ask("look"), "call (its own step)": Ask("call", torch.zeros(4))}
     print(f"one decision, 64 worlds, {candidates} candidates x {horizon} rows, default WorldModel")
     for name, ask in asks.items():
+        decide = prepare(ask, candidates, horizon)
         times, walls = [], []
         for _ in range(rounds + 2):
             start, began = time.process_time(), time.perf_counter()
-            evsi(model, cloud, ask, actions)
+            decide()
             times.append(1e3 * (time.process_time() - start))
             walls.append(1e3 * (time.perf_counter() - began))
         wall, own = (float(np.median(column[2:])) for column in (walls, times))
