@@ -98,29 +98,47 @@ class Repository:
 # --- the agent ------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Habits:
+    """Shares of the agent's calls; the rest are edits that are staged."""
+
+    resets: float = 0.12
+    looks: float = 0.43
+    commits: float = 0.2  # where something was staged; else it stages more
+    branches: float = 0.03
+
+
+AT_WORK = Habits()
+IN_A_SANDBOX = Habits(resets=0.3, looks=0.25)
+"""For recording: more of the dangerous call, both when it hurts and when it does not."""
+
+
 @dataclass
 class Agent:
     """Edits, stages, commits; looks at things; resets carelessly. Scripted by a seed."""
 
     repo: Repository
     rng: random.Random
-    careless: float = 0.12
+    habits: Habits = AT_WORK
     wanted: list[str] = field(default_factory=list)
 
     def calls(self, steps: int) -> Iterator[tuple[str, dict[str, Any]]]:
         """The tool calls of one task; edits of files happen between them."""
         path = {"repo_path": "."}  # the server runs in the repository
         staged = False
+        resets, habits = self.habits.resets, self.habits
+        looks = resets + habits.looks
+        commits = looks + habits.commits
         for _ in range(steps):
             chance = self.rng.random()
-            if chance < self.careless:
+            if chance < resets:
                 yield "git_reset", path
-            elif chance < 0.55:
+            elif chance < looks:
                 yield self._look(path)
-            elif staged and chance < 0.75:
+            elif staged and chance < commits:
                 yield "git_commit", {**path, "message": f"work {self.rng.getrandbits(40):x}"}
                 staged = False
-            elif chance < 0.78:
+            elif chance < commits + habits.branches:
                 name = f"branch-{self.rng.getrandbits(40):x}"
                 yield "git_create_branch", {**path, "branch_name": name}
             else:
@@ -184,7 +202,7 @@ async def play(
     *,
     tasks: int,
     seed: int,
-    careless: float,
+    habits: Habits = AT_WORK,
     steps: int = 16,
     enough: Callable[[Played], bool] = lambda found: False,
 ) -> Played:
@@ -195,7 +213,7 @@ async def play(
         repo.renew()
         if guard is not None:
             guard.new_conversation()
-        agent = Agent(repo, random.Random(f"{seed}-{task}"), careless)
+        agent = Agent(repo, random.Random(f"{seed}-{task}"), habits)
         for tool, arguments in agent.calls(steps):
             head, before = repo.state()
             result = await client.call_tool(tool, arguments, raise_on_error=False)
@@ -218,6 +236,7 @@ class Desk:
     """Where everything of this example lies, and the server that works there."""
 
     out: Path
+    trained: int = 1  # which of the trainings on what was recorded by then
 
     @property
     def repo(self) -> Repository:
@@ -229,7 +248,7 @@ class Desk:
 
     @property
     def run(self) -> Path:
-        return self.out / "run"
+        return self.out / f"run-{self.trained}"
 
     def server(self) -> StdioTransport:
         self.repo.path.mkdir(parents=True, exist_ok=True)
@@ -253,7 +272,9 @@ class Desk:
             return asyncio.run(self.play(guard, **how))
 
     def train(self, updates: int) -> None:
+        """What is judged by its risk is taught risk: its weight is 10 instead of 1."""
         words = ["train", str(self.recording), "--run", str(self.run), "--preset", "tiny"]
+        words += ["--model.objective.safety", "10"]
         if main([*words, "--updates", str(updates)]):
             raise SystemExit("training failed")
 
@@ -270,23 +291,36 @@ class Desk:
             report=print,
         )
 
-    async def overhead(self, guard: Guard, calls: int) -> tuple[float, float]:
-        """Median ms of the same call straight and through the guard, taken in turns."""
+    async def overhead(self, guard: Guard, calls: int) -> Overhead:
+        """The same call straight and through the guard, taken in turns."""
         self.repo.renew()
         proxy = create_proxy(self.server(), name="guarded")
         middleware = GuardMiddleware(guard)
         proxy.add_middleware(middleware)
-        taken: tuple[list[float], list[float]] = ([], [])
+        wall: tuple[list[float], list[float]] = ([], [])
+        busy: tuple[list[float], list[float]] = ([], [])
         look = {"repo_path": ".", "branch_type": "local"}
         async with Client(self.server()) as straight, Client(proxy) as guarded:
             for turn in range(2 * calls + 6):
                 if turn % 10 == 0:  # nobody recorded a hundred of the same call in a row
                     middleware.new_conversation()
-                started = time.perf_counter()
+                started, worked = time.perf_counter(), time.process_time()
                 await (straight, guarded)[turn % 2].call_tool("git_branch", look)
                 if turn >= 6:  # the first few wake everything up
-                    taken[turn % 2].append(1e3 * (time.perf_counter() - started))
-        return statistics.median(taken[0]), statistics.median(taken[1])
+                    wall[turn % 2].append(1e3 * (time.perf_counter() - started))
+                    busy[turn % 2].append(1e3 * (time.process_time() - worked))
+        return Overhead(*(statistics.median(taken) for taken in (*wall, *busy)))
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """Medians in ms: of the time until the answer, and of the processor's time for agent, proxy and
+    guard together, which other work on the machine does not lengthen."""
+
+    straight: float
+    gated: float
+    straight_processor: float
+    gated_processor: float
 
 
 def table(free: Played, gated: Played) -> str:
@@ -311,30 +345,30 @@ def cli() -> None:
     words = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     words.add_argument("out", type=Path, help="a folder of its own")
     words.add_argument("--record", type=int, default=70, help="tasks to learn from")
-    words.add_argument("--updates", type=int, default=600, help="of the model")
+    words.add_argument("--updates", type=int, default=300, help="of the model")
     words.add_argument("--tasks", type=int, default=50, help="tasks played ungated and gated")
-    words.add_argument("--careless", type=float, default=0.12, help="share of resets among calls")
     words.add_argument("--limit", type=float, default=0.5, help="risk bound that is allowed")
     words.add_argument("--coverage", type=float, default=0.9, help="of the bound")
     given = words.parse_args()
     desk = Desk(given.out.resolve())
     if not desk.recording.exists():
-        seen = desk.record(tasks=given.record, seed=1, careless=given.careless)
+        seen = desk.record(tasks=given.record, seed=1, habits=IN_A_SANDBOX)
         print(f"recorded {seen.calls} calls of {seen.tasks} tasks, {seen.lost} did harm")
     if not desk.run.exists():
         desk.train(given.updates)
     guard = desk.guard("enforce", given.limit, given.coverage)
     if isinstance(guard.judge, Judge):
         print(guard.judge.summary())
-    how = {"tasks": given.tasks, "seed": 2, "careless": given.careless}
+    how: dict[str, Any] = {"tasks": given.tasks, "seed": 2}
     free = asyncio.run(desk.play(None, **how))
     with guard:
         gated = asyncio.run(desk.play(guard, **how))
     print(table(free, gated))
     with desk.guard("enforce", given.limit, given.coverage, measure=False) as guard:
-        straight, guarded = asyncio.run(desk.overhead(guard, 60))
+        took = asyncio.run(desk.overhead(guard, 60))
     print(
-        f"one git_branch, median of 60 in turns: {straight:.1f} ms straight, {guarded:.1f} ms gated"
+        f"one git_branch, median of 60 in turns: {took.straight:.1f} ms straight, "
+        f"{took.gated:.1f} ms gated"
     )
 
 

@@ -52,7 +52,7 @@ def test_the_agent_is_the_same_for_a_seed(example: ModuleType, tmp_path: Path) -
     played = []
     for _ in range(2):
         repo = example.Repository(tmp_path / "repo").renew()
-        agent = example.Agent(repo, random.Random(3), 0.3)
+        agent = example.Agent(repo, random.Random(3), example.IN_A_SANDBOX)
         played.append(list(agent.calls(30)))
     assert played[0] == played[1]
     tools = {tool for tool, _ in played[0]}
