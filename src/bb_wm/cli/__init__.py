@@ -6,12 +6,12 @@ and `run(arguments) -> exit code`, imported only when asked for, so `bb-wm --hel
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Final
 
+from bb_wm.cli.process import prepare_process
 from bb_wm.cli.shell import USAGE, guarded
 
 COMMANDS: Final = {
@@ -60,9 +60,7 @@ def overview() -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and give its exit code: 0 done, 1 failed, 2 usage or value, 3 the run folder
     is in the way, 130 / 143 interrupted."""
-    # Before torch is loaded: threads that spin while they wait are five times slower where others
-    # have work on the same cores.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    prepare_process()
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]

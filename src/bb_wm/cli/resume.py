@@ -35,6 +35,8 @@ class Arguments:
     """Where the model lives: cpu, cuda, cuda:1, ..."""
     threads: int = 0
     """Processor threads of the model; 0 leaves it to PyTorch."""
+    precision: runs.Precision = "highest"
+    """PyTorch's precision of float32 products; medium is faster for wide models, less exact."""
     workers: int = 1
     """Processes that collect rows; the rows are the same with any number."""
 
@@ -47,6 +49,7 @@ def parse(words: Sequence[str]) -> Arguments:
 def run(arguments: Arguments) -> int:
     """Train on and judge."""
     runs.use_threads(arguments.threads)
+    runs.use_precision(arguments.precision)
     here = runs.open_run(arguments.run)
     settings = here.settings
     if arguments.updates is not None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from bb_wm.types import Episode
 
 Which = Literal["newest", "best"]
+Precision = Literal["highest", "high", "medium"]
 RUNS: Final = Path("runs")
 
 
@@ -32,6 +33,13 @@ def use_threads(count: int) -> None:
         import torch
 
         torch.set_num_threads(count)
+
+
+def use_precision(precision: Precision) -> None:
+    """Torch's own switch, which the model's products follow (`bb_wm.model.products`)."""
+    import torch
+
+    torch.set_float32_matmul_precision(precision)
 
 
 def free_folder(name: str) -> Path:

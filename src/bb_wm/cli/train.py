@@ -49,6 +49,8 @@ class Arguments:
     """Where the model lives: cpu, cuda, cuda:1, ..."""
     threads: int = 0
     """Processor threads of the model; 0 leaves it to PyTorch."""
+    precision: runs.Precision = "highest"
+    """PyTorch's precision of float32 products; medium is faster for wide models, less exact."""
     workers: int = 1
     """Processes that collect rows; the rows are the same with any number."""
     beyond_budget: bool = False
@@ -82,6 +84,7 @@ def run(arguments: Arguments) -> int:
     from bb_wm.rssm import WorldModel
 
     runs.use_threads(arguments.threads)
+    runs.use_precision(arguments.precision)
     settings = arguments.training
     origin = find_origin(
         arguments.world,

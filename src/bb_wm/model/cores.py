@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from bb_wm.errors import ConfigError
 from bb_wm.model.lookup import LatentLinear
 from bb_wm.model.nets import RMSNorm, inverse_rms, tanh
+from bb_wm.model.products import Linear
 from bb_wm.model.stochastic import check_int
 from bb_wm.model.tape import Affine, Tape, sigmoid_slope, silu_slope, tanh_slope
 
@@ -97,7 +98,7 @@ class GRUModule(CoreModule):
         self.window, self.memory_size = 0, 0
         self.from_z = LatentLinear(z_size, size)
         self.from_action = nn.Linear(action_size, size, bias=False)
-        self.gates = nn.Linear(2 * size, 3 * size, bias=False)
+        self.gates = Linear(2 * size, 3 * size, bias=False)
         self.norm = RMSNorm(3 * size, eps=1e-3)
         self.bias = nn.Parameter(torch.cat([torch.zeros(2 * size), -torch.ones(size)]))
 
@@ -249,12 +250,12 @@ class Block(nn.Module):
         super().__init__()
         self.heads = heads
         self.attend_norm = RMSNorm(size, eps=1e-3)
-        self.qkv = nn.Linear(size, 3 * size, bias=False)
+        self.qkv = Linear(size, 3 * size, bias=False)
         self.distance = nn.Parameter(torch.zeros(heads, window + 1))
-        self.out = nn.Linear(size, size, bias=False)
+        self.out = Linear(size, size, bias=False)
         self.mlp_norm = RMSNorm(size, eps=1e-3)
-        self.up = nn.Linear(size, 2 * size)
-        self.down = nn.Linear(2 * size, size)
+        self.up = Linear(size, 2 * size)
+        self.down = Linear(2 * size, size)
 
     def forward(self, x: Tensor, cache: Tensor, used: Tensor) -> tuple[Tensor, Tensor]:
         query, key_value = self.qkv(self.attend_norm(x)).tensor_split([x.shape[-1]], dim=-1)

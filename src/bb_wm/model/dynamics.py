@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from bb_wm.model.lookup import LatentLinear
 from bb_wm.model.modalities import Modality, modality_of, runs_of
 from bb_wm.model.nets import MLP, RunningShare, Statistics, split
+from bb_wm.model.products import Linear
 from bb_wm.model.recurrence import FilterLoop, OpenLoop, PosteriorTape, ShortcutLoop
 from bb_wm.model.tape import Affine, Perceptron, walk
 from bb_wm.types import ActionSpec, Latent, ObsSpec
@@ -86,8 +87,8 @@ class RSSM(nn.Module):
         sight = self.sight_size = sum(self.sight_sizes)
         self.encoder = MLP(sight, hidden, hidden=hidden, layers=1)
         self.sight_to_posterior = nn.Linear(sight, latent.param_size)
-        self.h_to_posterior = nn.Linear(core.size, hidden)
-        self.posterior_output = nn.Linear(hidden, latent.param_size)
+        self.h_to_posterior = Linear(core.size, hidden)
+        self.posterior_output = Linear(hidden, latent.param_size)
         self.prior_net = MLP(core.size, latent.param_size, hidden=hidden, layers=1)
         self.trunk = MLP(
             self.latent_size, hidden, hidden=hidden, layers=max(1, layers - 1), hots=latent.hots

@@ -6,9 +6,10 @@ import math
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+from bb_wm.model.products import Linear, linear, operand, times
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 _MANY = 64  # rows from which looking up pays
 
 
-class LatentLinear(nn.Linear):
+class LatentLinear(Linear):
     """A linear layer that reads z. `hots` (groups, classes) where z is one-hots, else None."""
 
     hots: tuple[int, int] | None = None
@@ -40,7 +41,7 @@ def affine_of_latent(
     if hots is not None and x.device.type == "cpu" and x.numel() >= _MANY * x.shape[-1]:
         index = _index_of_hots(x.detach()[..., rest:], *hots)
     if index is None:
-        return F.linear(x, weight, bias)
+        return linear(x, weight, bias)
     flat = _LookUp.apply(x.flatten(0, -2), weight, index, rest)  # type: ignore[no-untyped-call]
     found = cast("Tensor", flat).reshape(*x.shape[:-1], -1)
     return found if bias is None else found + bias
@@ -55,20 +56,22 @@ class _LookUp(torch.autograd.Function):
         ctx.rest = rest
         ctx.save_for_backward(x, weight, index)
         found = F.embedding_bag(index, weight[:, rest:].t().contiguous(), mode="sum")
-        return found.addmm_(x[:, :rest], weight[:, :rest].t()) if rest else found
+        return times(x[:, :rest], operand(weight)[:, :rest].t(), found) if rest else found
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         x, weight, index = ctx.saved_tensors
-        by_x = slope @ weight if ctx.needs_input_grad[0] else None
+        factor = operand(weight)
+        by_x = times(slope, factor) if ctx.needs_input_grad[0] else None
         by_weight = None
         if ctx.needs_input_grad[1]:
             with torch.enable_grad():
                 table = slope.new_zeros(weight.shape[1] - ctx.rest, weight.shape[0])
                 bags = F.embedding_bag(index, table.requires_grad_(), mode="sum")
             (by_table,) = torch.autograd.grad(bags, table, slope)
-            by_weight = torch.cat([slope.t() @ x[:, : ctx.rest], by_table.t()], dim=1)
+            by_rest = times(slope.t().to(factor.dtype), x[:, : ctx.rest])
+            by_weight = torch.cat([by_rest, by_table.t()], dim=1)
         return by_x, by_weight, None, None
 
 

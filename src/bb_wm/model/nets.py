@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from bb_wm.model.lookup import LatentLinear
+from bb_wm.model.products import Linear, linear
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,9 +38,9 @@ class MLP(nn.Module):
         super().__init__()
         sizes = [inputs] + [hidden] * layers
         first = LatentLinear(sizes[0], sizes[1])
-        later = [nn.Linear(a, b) for a, b in pairwise(sizes[1:])]
+        later = [Linear(a, b) for a, b in pairwise(sizes[1:])]
         self.hidden = nn.ModuleList([first, *later])
-        self.output = nn.Linear(sizes[-1], outputs)
+        self.output = Linear(sizes[-1], outputs)
         self.linear = LatentLinear(inputs, outputs, bias=False)
         first.hots = self.linear.hots = hots
         if zero:
@@ -56,9 +57,9 @@ class MLP(nn.Module):
         """The same value and gradient of x, but none of the parameters: they learn elsewhere."""
         y = x
         for layer in self.hidden:
-            y = F.silu(F.linear(y, layer.weight.detach(), layer.bias.detach()))  # type: ignore[operator]
-        y = F.linear(y, self.output.weight.detach(), self.output.bias.detach())
-        return torch.add(y, F.linear(x, self.linear.weight.detach()))
+            y = F.silu(linear(y, layer.weight.detach(), layer.bias.detach()))  # type: ignore[operator]
+        y = linear(y, self.output.weight.detach(), self.output.bias.detach())
+        return torch.add(y, linear(x, self.linear.weight.detach()))
 
 
 class RMSNorm(nn.RMSNorm):

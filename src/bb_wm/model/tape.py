@@ -16,6 +16,8 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from bb_wm.model.products import operand, times
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -48,31 +50,33 @@ class Affine(Tape):
 
     def __init__(self, linear: nn.Linear, *, bias: bool) -> None:
         self.weight = linear.weight
+        self.factor = operand(linear.weight)  # rounded once for all rows, where it is
         self.bias = linear.bias if bias else None
         self.parameters = [self.weight] if self.bias is None else [self.weight, self.bias]
         self.inputs: list[Tensor] = []
         self.slopes: list[Tensor] = []
 
     def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
+        x = x.to(self.factor.dtype)
         self.inputs.append(x)
-        added = self.bias if added is None else added
-        if added is None:
-            return x @ self.weight.t()
-        return torch.addmm(added, x, self.weight.t())
+        return times(x, self.factor.t(), self.bias if added is None else added)
 
     def rewind(self) -> None:
         self.slopes = []
 
     def backward(self, slope: Tensor) -> Tensor:
+        slope = slope.to(self.factor.dtype)
         self.slopes.append(slope)
-        return slope @ self.weight
+        return times(slope, self.factor)
 
     def gradients(self) -> list[Tensor]:
         if not self.inputs:
             return [torch.zeros_like(parameter) for parameter in self.parameters]
         slopes = torch.cat(self.slopes[::-1])
-        by_weight = slopes.t() @ torch.cat(self.inputs)
-        return [by_weight] if self.bias is None else [by_weight, slopes.sum(0)]
+        by_weight = times(slopes.t(), torch.cat(self.inputs))
+        if self.bias is None:
+            return [by_weight]
+        return [by_weight, slopes.sum(0, dtype=self.bias.dtype)]
 
 
 class Perceptron(Tape):

@@ -52,4 +52,5 @@ def describe_software() -> dict[str, object]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "torch threads": torch.get_num_threads(),
+        "float32 products": torch.get_float32_matmul_precision(),
     }
