@@ -1,17 +1,18 @@
-"""python -m benchmarks {worlds,exact,import-time,report,quality,speed,scale}.
-
-See benchmarks/foundation.py; quality is benchmarks/quality.py, speed benchmarks/speed_peers.py,
-scale benchmarks/scale.py.
+"""python -m benchmarks PART [--help]: quality, speed, scale, instructions, overhead, and those of
+benchmarks/foundation.py (worlds, exact, import-time, report). speed is benchmarks/speed_peers.py.
+Microbenchmarks are apart: pytest benchmarks/micro.
 """
 
 import sys
 
-from benchmarks import foundation, quality, scale, speed_peers
+from benchmarks import foundation, instructions, overhead, quality, scale, speed_peers
 
-if sys.argv[1:2] == ["quality"]:
-    raise SystemExit(quality.main(sys.argv[2:]))
-if sys.argv[1:2] == ["speed"]:
-    raise SystemExit(speed_peers.main(sys.argv[2:]))
-if sys.argv[1:2] == ["scale"]:
-    raise SystemExit(scale.main(sys.argv[2:]))
-raise SystemExit(foundation.main())
+PARTS = {
+    "quality": quality.main,
+    "speed": speed_peers.main,
+    "scale": scale.main,
+    "instructions": instructions.main,
+    "overhead": overhead.main,
+}
+part = PARTS.get(sys.argv[1]) if len(sys.argv) > 1 else None
+raise SystemExit(foundation.main() if part is None else part(sys.argv[2:]))

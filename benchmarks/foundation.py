@@ -5,6 +5,7 @@
     python -m benchmarks worlds --jobs 2 --seeds 0 1 2 --worlds Pendulum-v1
     python -m benchmarks import-time                what `import bb_wm` adds to `import torch`
     python -m benchmarks report                     write docs/benchmarks.md from the results
+    python -m benchmarks PART --help                quality, speed, scale, instructions, overhead
 
 Started again, a command goes on where it stopped; started twice, the processes share the work.
 One thread per process. Results made with other settings (--updates, --rows ...) are measured anew.

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+from benchmarks.evsi import prepare
 
 from bb_wm.decide import Ask, CandidateEvidence, Evidence, Gate, Ledger
-from benchmarks.evsi import prepare
 
 ASKS = [Ask("look"), Ask("call", torch.zeros(4))]
 

@@ -1,13 +1,13 @@
-"""The model's own work: believing, imagining, planning, learning, at default shapes and wide ones."""
+"""Believing, imagining, planning and learning, at default shapes and wide ones."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
+from benchmarks.speed import SHAPES, Shape, prepare
 
 from bb_wm.rssm import WorldModel
-from benchmarks.speed import SHAPES, Shape, prepare
 
 
 @pytest.fixture(params=["default", "wide"])
