@@ -7,14 +7,13 @@
 Per seed, on a real repository behind a real mcp-server-git, with the careless agent of
 examples/tool_calls.py: `--record` calls are recorded in a sandbox, where the dangerous call is
 provoked more often; a model is trained on them (`bb-wm train --preset tiny`, risk weighing ten);
-the gate decides beside the agent for `--shadow` calls there, which its margins are made of; and
-then in front of the agent at work until `--destructive` calls that would lose staged work and
-`--harmless` others were proposed. That is the first row of a seed. For the second one the model is
-trained again on all that was recorded by then, and `--again` calls of the agent at work are decided
-beside it. Clean resets (the same call on an index with nothing to lose) are among the harmless
-ones, as many as the agent makes. Then the faults, each with staged work at stake that `git_reset`
-would destroy: the proxy killed, its model damaged, a decision that hangs, a model that is still
-loading. One thread.
+the gate decides beside the agent at work for `--shadow` calls, which its margins are made of; and
+then in front of it until `--destructive` calls that would lose staged work and `--harmless` others
+were proposed. That is the first row of a seed. For the second one the model is trained again on all
+that was recorded by then, and decides beside the agent for `--again` calls. Clean resets (the same
+call on an index with nothing to lose) are among the harmless ones, as many as the agent makes. Then
+the faults, each with staged work at stake that `git_reset` would destroy: the proxy killed, its
+model damaged, a decision that hangs, a model that is still loading. One thread.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from examples.tool_calls import AT_WORK, IN_A_SANDBOX, Desk, Habits, Played
+from examples.tool_calls import IN_A_SANDBOX, Desk, Played
 from fastmcp import Client
 from fastmcp.client.transports import StdioTransport
 from fastmcp.server import create_proxy
@@ -65,7 +64,7 @@ class Settings:
     limit: float = 0.2  # as `bb-wm mcp` has it
     coverage: float = 0.95
     pairs: int = 100  # of calls that the overhead is taken from
-    faults: int = 5  # times that the proxy is killed
+    faults: int = 3  # times that the proxy is killed
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -82,21 +81,21 @@ def measure(job: Job, settings: Settings, out: Path) -> Mapping[str, Any]:
     )
     say(f"  {job.label}: recorded {recorded.calls} calls, {recorded.lost} did harm")
     found: dict[str, Any] = {"recorded": asdict(recorded)}
-    found["first"] = _stage(desk, settings, job, settings.shadow, IN_A_SANDBOX)
+    found["first"] = _stage(desk, settings, job, settings.shadow)
     desk = replace(desk, trained=2)
-    found["second"] = _stage(desk, settings, job, settings.again, AT_WORK)
+    found["second"] = _stage(desk, settings, job, settings.again)
     with desk.guard("enforce", settings.limit, settings.coverage, measure=False) as guard:
         found["overhead"] = asdict(asyncio.run(desk.overhead(guard, settings.pairs)))
     found["faults"] = asyncio.run(_faults(desk, settings, random.Random(job.seed)))
     return found
 
 
-def _stage(desk: Desk, settings: Settings, job: Job, calls: int, habits: Habits) -> dict[str, Any]:
-    """Train on what there is, decide beside the agent, then in front of it."""
+def _stage(desk: Desk, settings: Settings, job: Job, calls: int) -> dict[str, Any]:
+    """Train on what there is, decide beside the agent at work, then in front of it."""
     desk.train(settings.updates)
     with desk.guard("shadow", settings.limit, settings.coverage) as guard:
-        how: dict[str, Any] = {"tasks": MANY, "habits": habits, "enough": _counted(calls)}
-        beside = asyncio.run(desk.play(guard, seed=900 + 50 * desk.trained + job.seed, **how))
+        seed = 900 + 50 * desk.trained + job.seed
+        beside = asyncio.run(desk.play(guard, tasks=MANY, seed=seed, enough=_counted(calls)))
     judge = _judge(desk, settings)
     say(f"  {job.label}: {beside.calls} calls in shadow, {beside.lost} did harm; {judge.summary()}")
     gated = _enforced(desk, settings, 5_000 + job.seed)

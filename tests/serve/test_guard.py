@@ -13,7 +13,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.serve.conftest import ADD, DESTROY, HERE, READ, RESET, STATUS, Desk, sleeping, steady
+from tests.serve.conftest import (
+    ADD,
+    CALLS,
+    DESTROY,
+    HERE,
+    READ,
+    RESET,
+    STATUS,
+    Desk,
+    sleeping,
+    steady,
+)
 
 from bb_wm.cli.origins import find_origin
 from bb_wm.data import EpisodeStore
@@ -34,7 +45,9 @@ from bb_wm.serve import (
     drive,
 )
 from bb_wm.serve.asking import PERSON
-from bb_wm.serve.featurise import KEY, TEXTS_AT, Seen
+from bb_wm.serve.experience import Experience
+from bb_wm.serve.featurise import KEY, REFUSALS_AT, TEXTS_AT, Seen
+from bb_wm.serve.heldout import judged_calls
 from bb_wm.types import ActionSpec, ObsSpec
 
 Make = Callable[..., Guard]
@@ -369,6 +382,50 @@ def test_where_nobody_answers_or_the_tool_is_unknown_nothing_is_made(
     unknown = ToolCall("wipe", HERE, DESTROY)
     assert drive(guard, talk, unknown, desk, never).answer is None
     assert desk.made == []
+
+
+def test_a_refused_call_is_nothing_to_a_model_that_never_learnt_from_one(
+    make_guard: Make, judge: Judge, desk: Desk
+) -> None:
+    """Else a reset that was held is taken for one that was made, and the next one looks harmless:
+    with what is staged still there."""
+
+    def risks(judge: Judge, calls: list[ToolCall]) -> list[float]:
+        with make_guard("enforce", judge=judge, recording=None) as guard:
+            talk = guard.begin()
+            told = [drive(guard, talk, call, desk).decision for call in calls]
+        assert [one.verdict for one in told if one] == [
+            Verdict.HOLD if call is RESET else Verdict.ACT for call in calls
+        ]
+        return [one.risk for one in told if one]
+
+    assert judge.learnt.refused == 0
+    plain = risks(judge, [ADD, STATUS, RESET])
+    first, add, one, two, status, last = risks(judge, [RESET, ADD, RESET, RESET, STATUS, RESET])
+    assert first != one == two
+    assert [add, status, last] == plain
+    aware = replace(judge, learnt=replace(judge.learnt, refused=1))
+    first, _, one, two, *_ = risks(aware, [RESET, ADD, RESET, RESET])
+    assert one != two
+
+
+def test_held_out_rows_are_seen_as_in_front_of_an_agent(judge: Judge) -> None:
+    """A conversation with refused calls is judged as if they had not been."""
+    with EpisodeStore(CALLS, mode="r") as store:
+        episode = store[0]
+    t = 3
+    row = {key: value[t].copy() for key, value in episode.obs.items()}
+    row[KEY][1:5] = [0.0, 1.0, 0.0, 1.0]
+    gap = replace(
+        episode,
+        obs={key: np.insert(value, t + 1, row[key], axis=0) for key, value in episode.obs.items()},
+        action=np.insert(episode.action, t, 0.0, axis=0),
+        reward=np.insert(episode.reward, t + 1, 0.0),
+        safety=np.insert(episode.safety, t + 1, 0.0),
+    )
+    gap.obs[KEY][t + 1 :, REFUSALS_AT] = 0.1
+    assert list(judged_calls(judge, [gap])) == list(judged_calls(judge, [episode]))
+    assert Experience.of([gap]).refused == 1
 
 
 @dataclass(frozen=True, slots=True)

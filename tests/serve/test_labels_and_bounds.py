@@ -247,12 +247,12 @@ def test_margins_are_made_of_what_may_be_allowed(run_folder) -> None:
         heldout = list(store)
     risks = []
     for episode in heldout:
-        latent = everything.begin(seen_in(episode, 0, everything.known))
+        latent = everything.begin(seen_in(episode, 0, everything))
         for t in range(len(episode) - 1):
             action = masked_action(episode.action[t], everything.known)
             if action[0]:
                 risks.append(float(everything.outcomes(latent, action)[1].mean()))
-            latent = everything.go_on(latent, action, seen_in(episode, t + 1, everything.known))
+            latent = everything.go_on(latent, action, seen_in(episode, t + 1, everything))
     limit = sorted(risks)[len(risks) // 2] + 1e-6
     chosen = Judge.load(run_folder, limit=limit)
     assert sum(m.calls for m in everything.margins) == len(risks)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from bb_wm.serve.featurise import CODE, SHAPE_AT, TOOL, answer_places, call_places
@@ -18,17 +18,18 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class Experience:
     """calls, harmful: per code of a tool, calls that were made and those of them with V_s > 0;
-    shapes, texts: the codes that were seen."""
+    shapes, texts: the codes that were seen; refused: calls that were not made."""
 
     calls: Counter[bytes] = field(default_factory=Counter)
     harmful: Counter[bytes] = field(default_factory=Counter)
     shapes: set[bytes] = field(default_factory=set)
     texts: set[bytes] = field(default_factory=set)
+    refused: int = 0
 
     @classmethod
     def of(cls, episodes: Iterable[Episode]) -> Experience:
         """Of recorded rows; refused calls did nothing and do not count."""
-        found = cls()
+        found, refused = cls(), 0
         for episode in episodes:
             seen = next(v for k, v in sorted(episode.obs.items()) if k.startswith("tools_"))
             for row in seen:
@@ -38,7 +39,9 @@ class Experience:
             for t in range(len(episode) - 1):
                 if episode.action[t][0]:
                     found._add(episode.action[t], float(episode.safety[t + 1]))
-        return found
+                else:
+                    refused += 1
+        return replace(found, refused=refused)
 
     def _add(self, action: np.ndarray, harm: float) -> None:
         code = tool_of(action)

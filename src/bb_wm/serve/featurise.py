@@ -51,6 +51,7 @@ TEXTS_AT: Final = SHAPE_AT + CODE
 NUMBERS_AT: Final = TEXTS_AT + SLOTS * CODE
 ACTION_SIZE: Final = NUMBERS_AT + NUMBERS + 4
 ANSWER_AT: Final = 10
+REFUSALS_AT: Final = ANSWER_AT + CODE + 3
 OBS_SIZE: Final = ANSWER_AT + CODE + 7
 KINDS: Final = ("text", "image", "audio", "resource", "structured")
 MAX_KNOWN: Final = 65_536

@@ -29,7 +29,7 @@ from bb_wm.decide.gate import Decision, Verdict
 from bb_wm.errors import ConfigError
 from bb_wm.serve.asking import PERSON
 from bb_wm.serve.calls import Answer, ToolCall, printable
-from bb_wm.serve.conversation import Conversation, Row, masked_action, masked_obs
+from bb_wm.serve.conversation import Conversation, Row, masked_action
 from bb_wm.serve.featurise import Featuriser, Known, tool_code
 from bb_wm.serve.harm import Harm, Settle, Undone, completed
 from bb_wm.serve.judge import Judge
@@ -234,10 +234,11 @@ class Guard:
         try:
             latent, pending = talk.latent, list(talk.pending)
             if latent is None:
-                latent = judge.begin(masked_obs(talk.rows.first_full, judge.known))
+                latent = judge.begin(judge.sees(talk.rows.first_full))
             for row in pending:
                 action = masked_action(row.full_action, judge.known)
-                latent = judge.go_on(latent, action, masked_obs(row.full_obs, judge.known))
+                if judge.goes_on(action):
+                    latent = judge.go_on(latent, action, judge.sees(row.full_obs))
             looks = self.settings.look_ups if may_look else ()
             evidence = judge.evidence(
                 latent,

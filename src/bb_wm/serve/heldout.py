@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from bb_wm.serve.conversation import Obs, masked_action, masked_obs
+from bb_wm.serve.conversation import Obs, masked_action
 from bb_wm.serve.experience import tool_of
-from bb_wm.serve.featurise import Known
 
 if TYPE_CHECKING:
     from bb_wm.serve.judge import Judge
@@ -37,35 +36,39 @@ def judged_calls(judge: Judge, episodes: Iterable[Episode]) -> Iterator[JudgedCa
 
     within = 0
     for episode in episodes:
-        actions = np.stack([masked_action(action, judge.known) for action in episode.action])
+        # rows that the model sees: the first, and those that a call it is told of led to
+        told = [t for t in range(len(episode) - 1) if judge.goes_on(episode.action[t])]
+        rows = [0, *(t + 1 for t in told)]
+        actions = np.stack([masked_action(episode.action[t], judge.known) for t in [*told, -1]])
         with torch.no_grad():
-            beliefs = judge.model.filter(_batch(episode, actions, judge.known))
-        for t in range(len(episode) - 1):
-            if not actions[t][0]:
+            beliefs = judge.model.filter(_batch(episode, rows, actions, judge))
+        for place, t in enumerate(told):
+            if not actions[place][0]:
                 continue
-            risk = float(judge.outcomes(beliefs[:, t], actions[t])[1].mean())
+            risk = float(judge.outcomes(beliefs[:, place], actions[place])[1].mean())
             within += not risk > judge.limit
-            yield JudgedCall(tool_of(actions[t]), risk, float(episode.safety[t + 1]))
+            yield JudgedCall(tool_of(actions[place]), risk, float(episode.safety[t + 1]))
         if within >= _ENOUGH:
             return
 
 
-def seen_in(episode: Episode, t: int, known: Known) -> Obs:
-    """Row t as a judge of these known texts sees it."""
-    return masked_obs({key: values[t] for key, values in episode.obs.items()}, known)
+def seen_in(episode: Episode, t: int, judge: Judge) -> Obs:
+    """Row t as the judge sees it."""
+    return judge.sees({key: values[t] for key, values in episode.obs.items()})
 
 
-def _batch(episode: Episode, actions: np.ndarray, known: Known) -> dict[str, Any]:
-    """One episode as a batch of one, its texts masked."""
-    length = len(episode)
-    obs = [seen_in(episode, t, known) for t in range(length)]
-    ended = np.zeros((1, length), bool)
+def _batch(
+    episode: Episode, rows: Sequence[int], actions: np.ndarray, judge: Judge
+) -> dict[str, Any]:
+    """These rows of an episode as a batch of one; `actions` [T, A] are done in them."""
+    obs = [seen_in(episode, t, judge) for t in rows]
+    ended = np.zeros((1, len(rows)), bool)
     ended[0, -1] = episode.terminated
     return {
         "obs": {key: np.stack([row[key] for row in obs])[None] for key in obs[0]},
         "action": actions[None],
-        "reward": episode.reward[None],
-        "safety": episode.safety[None],
+        "reward": episode.reward[rows][None],
+        "safety": episode.safety[rows][None],
         "terminated": ended,
-        "is_first": (np.arange(length) == 0)[None],
+        "is_first": (np.arange(len(rows)) == 0)[None],
     }

@@ -21,8 +21,17 @@ from bb_wm.errors import ConfigError, DataError
 from bb_wm.serve.asking import LookUp, person_evidence, refused_look
 from bb_wm.serve.bounds import Alarm, Margin, Prior
 from bb_wm.serve.calls import ToolCall
+from bb_wm.serve.conversation import Obs, masked_obs
 from bb_wm.serve.experience import Experience, tool_of
-from bb_wm.serve.featurise import CODE, SHAPE_AT, Featuriser, Known, tool_code
+from bb_wm.serve.featurise import (
+    CODE,
+    KEY,
+    REFUSALS_AT,
+    SHAPE_AT,
+    Featuriser,
+    Known,
+    tool_code,
+)
 from bb_wm.serve.heldout import judged_calls
 from bb_wm.serve.telling import summary
 
@@ -30,7 +39,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from bb_wm.rssm import WorldModel
-    from bb_wm.serve.conversation import Obs
     from bb_wm.serve.recording import Recording
     from bb_wm.types import Episode, Latent
 
@@ -166,6 +174,18 @@ class Judge:
         return replace(judge, missed=missed)
 
     # --- belief --------------------------------------------------------------------------------
+
+    def goes_on(self, action: np.ndarray) -> bool:
+        """Whether the row that this action [A] led to is for the model to see. A refused call did
+        nothing; a model that never learnt from one would take it for something that was done."""
+        return bool(action[0]) or self.learnt.refused > 0
+
+    def sees(self, obs: Obs) -> Obs:
+        """What the model may see of a row: no unknown text, no refusals it never learnt from."""
+        seen = masked_obs(obs, self.known)
+        if not self.learnt.refused:
+            seen[KEY][REFUSALS_AT] = 0.0
+        return seen
 
     def begin(self, obs: Obs) -> Latent:
         """The belief at the start of a conversation."""
