@@ -14,6 +14,7 @@ that cost. Needs: pip install "bb_wm[mujoco]"
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -259,9 +260,19 @@ class Timed(gymnasium.Wrapper[Any, Any, Any, Any]):
 
 
 def play(
-    env: Any, agent: Any, episodes: int, length: int, risk: Any, *, seed: int = 500_000
+    env: Any,
+    agent: Any,
+    episodes: int,
+    length: int,
+    risk: Any,
+    *,
+    seed: int = 500_000,
+    label: str = "",
 ) -> Played:
-    """The agent at work; each episode begins, and its agent draws, as its seed says."""
+    """The agent at work; each episode begins, and its agent draws, as its seed says.
+
+    With a `label` a line tells now and then how far it is.
+    """
     found = Played()
     inner = env.env if isinstance(env, GatedEnv) else None
     for number in range(seed, seed + episodes):
@@ -286,6 +297,9 @@ def play(
         found.harm.append(float(np.sum(harm)))
         found.rows.append(len(harm) - 1)
         found.held.append(held)
+        done = len(found.rows)
+        if label and (done % 5 == 0 or done == episodes):
+            print(f"  {label}: {done} of {episodes} episodes", flush=True)
     return found
 
 
@@ -329,12 +343,13 @@ def live(
     else:
         store, seen = record(name, agent, fallback, length, seed, rows=rows)
         harm = sum(bool((episode.safety > 0).any()) for episode in seen)
-        print(f"learning from {len(seen)} episodes, {harm} of them over the limit")
+        print(f"learning from {len(seen)} episodes, {harm} of them over the limit", flush=True)
         model = train(store, updates, seed)
         model.save(out / "model")
+    print(f"making the bound from {calibrating} held-out episodes: a minute or more", flush=True)
     _, held_out = record(name, agent, fallback, length, seed + HELD_OUT, episodes=calibrating)
     bound = promise(model, held_out, fallback, limit, seed)
-    print(f"bound: the estimate and {bound.bounds[HORIZON].margin() * bound.floor:.3g} or more")
+    print("\n".join([*bound.findings, _promised(bound)]), flush=True)
     maker, world = make_world(name)
     env = Timed(maker())
     try:
@@ -342,12 +357,20 @@ def live(
             env, model, fallback, bound, limit, out / f"{time.time_ns()}.ledger", world.risk
         )
         columns = {
-            "ungated": play(env, agent, episodes, length, world.risk),
-            "gated": play(behind, agent, episodes, length, world.risk),
+            "ungated": play(env, agent, episodes, length, world.risk, label="ungated"),
+            "gated": play(behind, agent, episodes, length, world.risk, label="gated"),
         }
     finally:
         env.close()
     return columns, bound
+
+
+def _promised(bound: RiskCalibration) -> str:
+    """The least that is added to an estimate, in words."""
+    least = bound.bounds[HORIZON].margin() * bound.floor
+    if math.isinf(least):
+        return "bound: infinite, so every action will be held; give it more --calibrating episodes"
+    return f"bound: the estimate and {least:.3g} or more"
 
 
 def parse(about: str | None) -> argparse.Namespace:

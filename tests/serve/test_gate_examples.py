@@ -134,7 +134,10 @@ def test_the_life_of_a_gate_in_small(tmp_path, capsys) -> None:
     assert columns["ungated"].held == [0]
     assert len(held.seconds) == 40
     assert list(tmp_path.glob("*.ledger"))
-    assert "learning from" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "learning from" in said
+    assert "infinite, so every action will be held" in said
+    assert "gated: 1 of 1 episodes" in said
     again, _ = live(tmp_path, "Swimmer-v5", Swimmer(), [0.0, 0.0], **small)
     assert "learning from" not in capsys.readouterr().out  # the model was kept
     assert again["gated"].returns == held.returns
