@@ -111,6 +111,8 @@ def measure(world: str, settings: TrainSettings) -> dict[str, Any]:
         result = trainer.train()
         clock.turn()
     env.close()
+    if result.reason != "finished":
+        raise SystemExit(f"not measured: {result.report}")
     seconds = {part: list(map(float, spent)) for part, spent in clock.seconds.items()}
     seconds.pop("before")
     return {"seconds": seconds, "updates": result.updates, "digest": result.digest}

@@ -7,7 +7,7 @@ from benchmarks.instructions import group_of, parse, spread
 
 from bb_wm.errors import ConfigError
 
-# main of the interpreter (10 + 5 of its own) calls matmul (7), which calls an MKL kernel (100 + 50).
+# The interpreter (10 + 5 of its own) calls matmul (7), which calls a kernel of MKL (100 + 50).
 DUMP = """# callgrind format
 version: 1
 desc: Trigger: Client Request: update
