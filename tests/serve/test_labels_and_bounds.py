@@ -190,7 +190,9 @@ def test_what_is_lacking_is_said(judge) -> None:
     calls = judge.learnt.calls[tool]
     assert calls > 0
     ready = replace(judge, harmful=frozenset([tool]), margins=(ENOUGH, ENOUGH), prior=Prior(0.0))
-    assert "never seen wipe: record such calls" in lacking(ready, ToolCall("wipe"))
+    assert "never seen wipe: record such calls, then train again" in lacking(
+        ready, ToolCall("wipe")
+    )
     odd = ToolCall("git_reset", {"repo_path": ".", "hard": True}, DESTROY)
     assert "never seen git_reset with arguments of this shape" in lacking(ready, odd)
     assert lacking(ready, RESET_CALL, risk=0.9) == ""  # it is held for what is expected of it

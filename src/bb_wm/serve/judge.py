@@ -30,7 +30,6 @@ from bb_wm.serve.featurise import (
     SHAPE_AT,
     Featuriser,
     Known,
-    tool_code,
 )
 from bb_wm.serve.heldout import judged_calls
 from bb_wm.serve.telling import summary
@@ -203,10 +202,10 @@ class Judge:
 
     # --- evidence ------------------------------------------------------------------------------
 
-    def is_known(self, call: ToolCall, action: np.ndarray) -> bool:
-        """Whether the tool and this shape of arguments were recorded."""
+    def is_known(self, action: np.ndarray) -> bool:
+        """Whether the tool and the shape of arguments of this call [A] were recorded."""
         shape = action[SHAPE_AT : SHAPE_AT + CODE].tobytes()
-        return tool_code(call).tobytes() in self.learnt.calls and shape in self.learnt.shapes
+        return tool_of(action) in self.learnt.calls and shape in self.learnt.shapes
 
     def learnt_bound(self, tool: bytes, risk: float) -> float:
         """The bound on V_s of a call of a tool (its code) with this estimated risk, hints apart."""
@@ -214,19 +213,19 @@ class Judge:
         bound = self.margins[harmful].bound(risk)
         return self.alarm.bound(risk, bound) if harmful else bound
 
-    def presumed(self, call: ToolCall) -> float:
-        """The least bound that the call's hints leave."""
-        return self.prior.of(call.hints, self.learnt.calls[tool_code(call).tobytes()])
+    def presumed(self, call: ToolCall, tool: bytes) -> float:
+        """The least bound that the hints of a call leave; `tool` is its tool's code."""
+        return self.prior.of(call.hints, self.learnt.calls[tool])
 
     def weigh(self, latent: Latent, call: ToolCall, action: np.ndarray) -> CandidateEvidence:
         """Reward, risk and its bound of one call; an unknown call has the bound inf."""
         reward, risk = self.outcomes(latent, action)
         mean_risk = float(risk.mean())
         spread = float(reward.std(correction=1)) / math.sqrt(reward.shape[0])
-        code = tool_code(call).tobytes()
+        tool = tool_of(action)
         bound = math.inf
-        if self.is_known(call, action):
-            bound = max(self.learnt_bound(code, mean_risk), self.presumed(call))
+        if self.is_known(action):
+            bound = max(self.learnt_bound(tool, mean_risk), self.presumed(call, tool))
         return CandidateEvidence(
             name=call.shown,
             utility=float(reward.mean()),
@@ -263,7 +262,7 @@ class Judge:
         bounded = math.isfinite(one.risk_bound)
         if bounded and one.risk_bound > limit:
             asks = [self._look(latent, call, action, limit, *pair) for pair in look_ups]
-        known = self.is_known(call, action)
+        known = self.is_known(action)
         if person is not None and (known or not call.hints.may_destroy):
             asks.append(person_evidence(one, limit, self.prior.risk, person))
             if not bounded:  # a number the gate can weigh, and never within its limit
@@ -298,10 +297,11 @@ class Judge:
         from bb_wm.imagine.utility import Limit, Utility
 
         # the bound's share that seeing more cannot take away
-        margin = self.margins[tool_of(action) in self.harmful].margin
+        tool = tool_of(action)
+        margin = self.margins[tool in self.harmful].margin
         with stage("look_up"):
             risks = self.weigh(latent, look.call, look_action)
-            if margin >= limit or self.presumed(call) > limit:
+            if margin >= limit or self.presumed(call, tool) > limit:
                 return refused_look(look, risks)
             utility = Utility(discount=1.0, limit=Limit(limit), abstain=0.0)
             ask = Ask(look.name, action=torch.from_numpy(look_action).to(latent.h), cost=look.cost)

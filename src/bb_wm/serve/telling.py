@@ -9,8 +9,7 @@ import math
 from typing import TYPE_CHECKING, Final
 
 from bb_wm.serve.bounds import fewest
-from bb_wm.serve.experience import Experience
-from bb_wm.serve.featurise import tool_code
+from bb_wm.serve.experience import Experience, tool_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,13 +64,13 @@ def name_of(tool: bytes, names: Mapping[bytes, str]) -> str:
 def lacks(judge: Judge, call: ToolCall, action: np.ndarray, risk: float, limit: float) -> str:
     """What has to be done before a call like this one can be allowed, as a sentence; "" where it
     was judged on enough, and is held for what is expected of it."""
-    code = tool_code(call).tobytes()
-    if not judge.is_known(call, action):
-        what = "with arguments of this shape" if code in judge.learnt.calls else ""
-        return f"bb-wm has never seen {call.shown} {what}".rstrip() + ": record such calls, train"
+    code = tool_of(action)
+    if not judge.is_known(action):
+        shape = " with arguments of this shape" if code in judge.learnt.calls else ""
+        return f"bb-wm has never seen {call.shown}{shape}: record such calls, then train again"
     if not risk <= limit:
         return ""
-    if judge.presumed(call) > limit:
+    if judge.presumed(call, code) > limit:
         return (
             f"by its server's word {call.shown} may destroy things, and bb-wm learnt from "
             f"{judge.learnt.calls[code]} calls of it: record {judge.prior.enough(limit)}, train"
@@ -89,5 +88,6 @@ def lacks(judge: Judge, call: ToolCall, action: np.ndarray, risk: float, limit: 
     bad = judge.learnt.harmful[code]
     few = f" ({counts(bad, judge.learnt.calls[code] - bad)} learnt from)"
     return (
-        f"bb-wm does not yet tell a harmless {call.shown} from a harmful one{few}: {RECORD}, train"
+        f"bb-wm does not yet tell a harmless {call.shown} from a harmful one{few}: {RECORD}, then "
+        "train again"
     )
