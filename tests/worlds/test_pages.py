@@ -35,7 +35,7 @@ def test_commands_and_worlds_of_the_pages_exist(page) -> None:
     for command, name in shown:
         assert command in COMMANDS
         if name and not name.startswith("--"):
-            assert find_world(name).domain in ("robot", "factory")
+            assert find_world(name.removeprefix("runs/")).domain in ("robot", "factory")
     text = (DOCS / page).read_text()
     assert "ISO 13849 / IEC 61508" in text
     assert "independent stop" in text
@@ -45,8 +45,11 @@ def test_commands_and_worlds_of_the_pages_exist(page) -> None:
 def test_the_robot_page_runs_as_printed(tmp_path, monkeypatch, capsys) -> None:
     pytest.importorskip("mujoco", reason='needs: pip install "bb_wm[mujoco]"')
     monkeypatch.chdir(tmp_path)
-    risk, life = blocks("robot.md", "python")
+    risk, recording, life = blocks("robot.md", "python")
     assert "joint speed" in printed(risk, tmp_path, capsys)
+    assert "3 episodes in logs/arm" in printed(recording, tmp_path, capsys)
+    assert main(["check", "logs/arm", "--fallback", "0", "0"]) == 0
+    assert "bb-wm train logs/arm" in capsys.readouterr().out
     assert main(["train", "Swimmer-v5", *SMALL]) == 0
     said = printed(life, tmp_path, capsys)
     assert "fallback Hold" in said  # two episodes are too few for a bound
