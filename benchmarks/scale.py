@@ -3,8 +3,9 @@
     python -m benchmarks scale
     python -m benchmarks scale --axes batch,rows --rounds 9
 
-One thread, CPU time. The values of an axis take turns, so that a busy machine slows all alike; the
-slope is that of log cost on log value by least squares. JSON goes to bench-out/speed.
+One thread, CPU time, freed memory kept as `bb-wm` keeps it. The values of an axis take turns, so
+that a busy machine slows all alike; the slope is that of log cost on log value by least squares.
+JSON goes to bench-out/speed.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from bb_wm.cli.process import prepare_process
 from bb_wm.config import GRU, WorldModelConfig
 from bb_wm.decide import RandomShooting
 from bb_wm.rssm import WorldModel
@@ -97,6 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--out", type=Path, default=ROOT / "bench-out" / "speed")
     options = parser.parse_args(arguments)
+    prepare_process()
     torch.set_num_threads(1)
     axes = {}
     for axis in options.axes:

@@ -12,6 +12,7 @@ from benchmarks.peers_speed.line import SHAPES, TASKS
 Found = list[dict[str, Any]]
 OURS = "ours"
 FASTEST = "ours, fastest settings"
+NAMES = ((OURS, ""), (FASTEST, ", fastest settings"))
 # Issue 5's bars: how many times the fastest peer's speed.
 BARS = {("update", 16): 3.0, ("update", 64): 2.5, ("imagine", 0): 5.0, ("decide", 0): 4.0}
 EVSI_BAR, ROOF_BAR = 6.0, 0.45  # times a plain decision; share of the float32 roofline
@@ -57,7 +58,7 @@ def _clock(result: dict[str, Any]) -> int:
 
 def _seconds(result: dict[str, Any], row: str, task: str) -> np.ndarray | None:
     """One number per round."""
-    found = result["rows"][row].get(task)
+    found = result["rows"].get(row, {}).get(task)
     return None if found is None else np.array(found["rounds"])[:, _clock(result)]
 
 
@@ -83,15 +84,10 @@ def _times(result: dict[str, Any]) -> Table:
 
 def _ratios(result: dict[str, Any]) -> Table:
     rows = []
-    for name, note in ((OURS, ""), (FASTEST, ", fastest settings")):
+    for name, note in NAMES:
         rows += [_faster(result, name, task, note) for task in TASKS[:3]]
+    rows += [_asked(result, name, note) for name, note in NAMES]
     rows = [row for row in rows if row]
-    plain, asked = (_seconds(result, OURS, task) for task in ("decide", "evsi"))
-    if plain is not None and asked is not None:
-        low, middle, high = np.quantile(asked / plain, (0.25, 0.5, 0.75))
-        verdict = f"at most {EVSI_BAR:g}, {'met' if middle <= EVSI_BAR else 'missed'}"
-        told = f"{middle:.2f} [{low:.2f}, {high:.2f}] times its cost"
-        rows.append(("evsi", "our plain decision", told, verdict))
     memory = {k: v["peak_mib"] for k, v in result["rows"].items() if "peak_mib" in v}
     peers_memory = {k: v for k, v in memory.items() if not k.startswith(OURS)}
     if OURS in memory and peers_memory:
@@ -105,7 +101,7 @@ def _ratios(result: dict[str, Any]) -> Table:
 
 def _faster(result: dict[str, Any], name: str, task: str, note: str) -> tuple[str, ...]:
     """A row of a task's ratio to the fastest peer; empty where either is missing."""
-    ours = _seconds(result, name, task) if name in result["rows"] else None
+    ours = _seconds(result, name, task)
     peers = {}
     for peer in result["rows"]:
         theirs = _seconds(result, peer, task)
@@ -118,6 +114,17 @@ def _faster(result: dict[str, Any], name: str, task: str, note: str) -> tuple[st
     bar = BARS[task, SHAPES[result["world"]].rows if task == "update" else 0]
     verdict = f"{bar:g}, {'met' if middle >= bar else 'missed'}"
     return task + note, fastest, f"{middle:.2f} [{low:.2f}, {high:.2f}]", verdict
+
+
+def _asked(result: dict[str, Any], name: str, note: str) -> tuple[str, ...]:
+    """A row of what EVSI costs in plain decisions; empty where either is missing."""
+    plain, asked = (_seconds(result, name, task) for task in ("decide", "evsi"))
+    if plain is None or asked is None:
+        return ()
+    low, middle, high = np.quantile(asked / plain, (0.25, 0.5, 0.75))
+    verdict = f"at most {EVSI_BAR:g}, {'met' if middle <= EVSI_BAR else 'missed'}"
+    told = f"{middle:.2f} [{low:.2f}, {high:.2f}] times its cost"
+    return "evsi" + note, "our plain decision", told, verdict
 
 
 def roofline(result: dict[str, Any]) -> dict[str, float]:
