@@ -102,7 +102,7 @@ class Settings:
     calibrating: int = 130  # recorded episodes that the bound is made of
     windows: int = 500
     episodes: int = 50  # played in each of the three ways
-    limit: float = 0.3  # of the gate: V_s to go over HORIZON rows, as `Beyond` counts it
+    limit: float = 0.1  # of the gate: V_s to go over HORIZON rows, as `Beyond` counts it
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

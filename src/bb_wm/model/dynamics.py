@@ -336,12 +336,13 @@ class RSSM(nn.Module):
 
     def foresee(self, h: Tensor, sight: Tensor, scaled_action: Tensor) -> tuple[Tensor, Tensor]:
         """As `predict_sight`, with what memory adds weighed by how much of it comes true: where
-        rows tell everything its part is noise, which stays in learning and out of beliefs.
+        rows tell everything its part is noise, which stays in learning and out of beliefs. What
+        is foretold stays near what was ever seen.
         """
         guess = self.guess(sight, scaled_action)
         raw = guess + self.remember(h, sight, scaled_action)
         alone, whole = self.advance_sight(sight, guess), self.advance_sight(sight, raw)
-        return torch.lerp(alone, whole, self.memory_share.value), raw
+        return self.settle_sight(torch.lerp(alone, whole, self.memory_share.value)), raw
 
     def remember(self, h: Tensor, sight: Tensor, scaled_action: Tensor) -> Tensor:
         """What memory adds to the direct path's raw output."""
@@ -359,6 +360,13 @@ class RSSM(nn.Module):
         pieces = zip(split(sight, self.sight_sizes), split(raw, self.direct_sizes), strict=True)
         moved = [run.modality.advance(*p) for run, p in zip(self.runs, pieces, strict=True)]
         return torch.cat(moved, dim=-1)
+
+    def settle_sight(self, sight: Tensor) -> Tensor:
+        """A foretold sight, every part of it kept near what was ever seen."""
+        if len(self.runs) == 1:
+            return self.runs[0].modality.settle(sight)
+        pieces = zip(self.runs, split(sight, self.sight_sizes), strict=True)
+        return torch.cat([run.modality.settle(piece) for run, piece in pieces], dim=-1)
 
     # --- decoding -------------------------------------------------------------------------------
 

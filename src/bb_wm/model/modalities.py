@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from bb_wm.model.choices import Choices
-from bb_wm.model.nets import RMSNorm, RunningScale, Statistics, split
+from bb_wm.model.nets import RangedStatistics, RMSNorm, RunningScale, Statistics, split
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,6 +65,10 @@ class Modality(nn.Module, ABC):
     def advance(self, sight: Tensor, raw: Tensor) -> Tensor:
         """The shortcut's next sight, from this one and the direct net's output."""
 
+    def settle(self, sight: Tensor) -> Tensor:
+        """A foretold sight kept near what was ever seen; here: every sight is."""
+        return sight
+
     @abstractmethod
     def advance_error(self, predicted: Tensor, raw: Tensor, target: Tensor) -> Tensor:
         """Per element like `error`, of the shortcut's prediction against the real next sight."""
@@ -93,7 +97,7 @@ class Vector(Modality):
         self.shape = entry.shape
         self.sight_size = self.noise_size = size
         self.direct_size = 3 * size
-        self.rows = Statistics(size)
+        self.rows = RangedStatistics(size)
         # What never changed is predicted not to change, exactly.
         self.changes = Statistics(size, still=0.0)
         self.head = nn.Linear(trunk, size)
@@ -123,6 +127,9 @@ class Vector(Modality):
         moved = torch.addcmul(sight, change, self.changes.scale / self.rows.scale)
         weight = torch.sigmoid(gate - 2.0) * (self.changes.scale > 0)
         return torch.lerp(moved, value, weight)
+
+    def settle(self, sight: Tensor) -> Tensor:
+        return self.rows.within(sight)
 
     def advance_error(self, predicted: Tensor, raw: Tensor, target: Tensor) -> Tensor:
         return (predicted - target).square()

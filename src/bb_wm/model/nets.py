@@ -122,6 +122,44 @@ class Statistics(nn.Module):
         self.scale.copy_(torch.where(varies, deviation, self.still))
 
 
+class RangedStatistics(Statistics):
+    """Also the least and the largest value per dimension. What is foretold stays within them and
+    `SLACK` of their distance more: a net that is read and fed back beyond all it ever saw goes on
+    outwards, row by row by a factor.
+    """
+
+    SLACK = 0.25
+
+    low: Tensor
+    high: Tensor
+    least: Tensor
+    most: Tensor
+
+    def __init__(self, size: int, *, still: float = 1.0) -> None:
+        super().__init__(size, still=still)
+        largest = torch.finfo(torch.float32).max
+        self.register_buffer("low", torch.full((size,), largest, dtype=torch.float64))
+        self.register_buffer("high", torch.full((size,), -largest, dtype=torch.float64))
+        self.register_buffer("least", torch.full((size,), -largest))
+        self.register_buffer("most", torch.full((size,), largest))
+
+    @torch.no_grad()
+    def update(self, rows: Tensor) -> None:
+        super().update(rows)
+        if rows.shape[0] == 0:
+            return
+        low, high = rows.double().aminmax(dim=0)
+        self.low.copy_(torch.minimum(self.low, low))
+        self.high.copy_(torch.maximum(self.high, high))
+        slack = self.SLACK * (self.high - self.low)
+        self.least.copy_((self.low - slack - self.centre) / self.scale)
+        self.most.copy_((self.high + slack - self.centre) / self.scale)
+
+    def within(self, standardised: Tensor) -> Tensor:
+        """(x - centre) / scale [*batch, size], no further out than x was ever seen, and a bit."""
+        return torch.clamp(standardised, self.least, self.most)
+
+
 class RunningScale(nn.Module):
     """The standard deviation of a Gaussian likelihood, estimated instead of descended to.
 
