@@ -39,6 +39,7 @@ from fastmcp.server import create_proxy
 
 from bb_wm.diagnose.tables import Table
 from bb_wm.serve import Guard, Judge
+from bb_wm.serve.bounds import fewest_harmful
 from bb_wm.serve.loading import Loading
 from bb_wm.serve.mcp_proxy import GuardMiddleware
 from benchmarks.results import Job, Results, add_settings, chosen_settings, say, work
@@ -81,21 +82,23 @@ def measure(job: Job, settings: Settings, out: Path) -> Mapping[str, Any]:
     )
     say(f"  {job.label}: recorded {recorded.calls} calls, {recorded.lost} did harm")
     found: dict[str, Any] = {"recorded": asdict(recorded)}
-    found["first"] = _stage(desk, settings, job, settings.shadow)
+    found["first"] = _stage(desk, settings, job, _counted(settings.shadow))
     desk = replace(desk, trained=2)
-    found["second"] = _stage(desk, settings, job, settings.again)
+    found["second"] = _stage(desk, settings, job, _tested(settings))
     with desk.guard("enforce", settings.limit, settings.coverage, measure=False) as guard:
         found["overhead"] = asdict(asyncio.run(desk.overhead(guard, settings.pairs)))
     found["faults"] = asyncio.run(_faults(desk, settings, random.Random(job.seed)))
     return found
 
 
-def _stage(desk: Desk, settings: Settings, job: Job, calls: int) -> dict[str, Any]:
+def _stage(
+    desk: Desk, settings: Settings, job: Job, enough: Callable[[Played], bool]
+) -> dict[str, Any]:
     """Train on what there is, decide beside the agent at work, then in front of it."""
     desk.train(settings.updates)
     with desk.guard("shadow", settings.limit, settings.coverage) as guard:
         seed = 900 + 50 * desk.trained + job.seed
-        beside = asyncio.run(desk.play(guard, tasks=MANY, seed=seed, enough=_counted(calls)))
+        beside = asyncio.run(desk.play(guard, tasks=MANY, seed=seed, enough=enough))
     judge = _judge(desk, settings)
     say(f"  {job.label}: {beside.calls} calls in shadow, {beside.lost} did harm; {judge.summary()}")
     gated = _enforced(desk, settings, 5_000 + job.seed)
@@ -112,6 +115,12 @@ def _stage(desk: Desk, settings: Settings, job: Job, calls: int) -> dict[str, An
 
 def _counted(calls: int) -> Callable[[Played], bool]:
     return lambda played: played.calls >= calls
+
+
+def _tested(settings: Settings) -> Callable[[Played], bool]:
+    """As many calls, and so many that did harm that a tool which does may be allowed at all."""
+    least = fewest_harmful(settings.coverage)
+    return lambda played: played.calls >= settings.again and played.lost >= least
 
 
 def _judge(desk: Desk, settings: Settings) -> Judge:

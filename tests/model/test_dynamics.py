@@ -8,6 +8,7 @@ from tests.model.builders import IDS, PAIRS, small_batch, small_network, small_n
 
 from bb_wm.model.cores import Core
 from bb_wm.model.dynamics import Filtered
+from bb_wm.model.modalities import Vector
 from bb_wm.model.network import Network
 from bb_wm.model.stochastic import Stochastic
 from bb_wm.types import Batch, Latent
@@ -145,3 +146,17 @@ def test_actions_enter_scaled_to_their_box() -> None:
     flat = torch.tensor([0.0, 10.0, 0.0, 1.0, 0.0])
     expected = torch.tensor([-1.0, 1.0, 0.0, 1.0, 0.0])
     torch.testing.assert_close(network.rssm.scale_action(flat), expected)
+
+
+@every_pair
+def test_what_is_foretold_cannot_run_away(core: Core, family: Stochastic) -> None:
+    """A foretold sight is fed back: it stays where rows ever were, and a bit."""
+    network = small_network(core, family, double=True)
+    rssm = network.rssm
+    vector = next(run.modality for run in rssm.runs if isinstance(run.modality, Vector))
+    rows = torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)
+    vector.rows.update(rows[:, None].expand(3, vector.sight_size))
+    far = torch.full((2, rssm.sight_size), 50.0, dtype=torch.float64)
+    settled = vector.show(rssm.settle_sight(far)[..., : vector.sight_size])
+    torch.testing.assert_close(settled, torch.full_like(settled, 1.5))  # 1 and a quarter of 2
+    assert torch.equal(rssm.settle_sight(0.0 * far), 0.0 * far)

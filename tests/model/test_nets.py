@@ -7,7 +7,14 @@ import math
 import numpy as np
 import torch
 
-from bb_wm.model.nets import MLP, RunningScale, RunningShare, Statistics, masked_mean
+from bb_wm.model.nets import (
+    MLP,
+    RangedStatistics,
+    RunningScale,
+    RunningShare,
+    Statistics,
+    masked_mean,
+)
 
 
 def test_statistics_merge_like_one_pass_over_all_rows() -> None:
@@ -96,3 +103,19 @@ def test_held_parameters_learn_nothing_and_inputs_do() -> None:
     torch.testing.assert_close(held, slope)
     net.held(x).sum().backward()
     assert all(parameter.grad is None for parameter in net.parameters())
+
+
+def test_ranged_statistics_know_how_far_out_a_value_ever_was() -> None:
+    ranged, plain = RangedStatistics(2), Statistics(2)
+    far = torch.tensor([[1e30, -1e30]])
+    assert torch.equal(ranged.within(far), far)  # nothing was seen yet
+    for rows in ([[0.0, 5.0], [4.0, 5.0]], [[8.0, 5.0]]):
+        ranged.update(torch.tensor(rows))
+        plain.update(torch.tensor(rows))
+    assert torch.equal(ranged.mean, plain.mean)
+    assert torch.equal(ranged.scale, plain.scale)
+    # 0 to 8, and a quarter of 8 more on either side; what never changed stays where it is.
+    kept = ranged.centre + ranged.within(far) * ranged.scale
+    torch.testing.assert_close(kept, torch.tensor([[10.0, 5.0]]))
+    kept = ranged.centre + ranged.within(-far) * ranged.scale
+    torch.testing.assert_close(kept, torch.tensor([[-2.0, 5.0]]))

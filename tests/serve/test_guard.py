@@ -45,6 +45,7 @@ from bb_wm.serve import (
     drive,
 )
 from bb_wm.serve.asking import PERSON
+from bb_wm.serve.bounds import Alarm
 from bb_wm.serve.experience import Experience
 from bb_wm.serve.featurise import KEY, REFUSALS_AT, TEXTS_AT, Seen
 from bb_wm.serve.heldout import judged_calls
@@ -436,12 +437,16 @@ class Curious(Judge):
         return AskEvidence(given[-2].name, 0.5, 0.4, 0.6, 0.0, 0.0)
 
 
+# Enough held-out harmful calls, all of them foreseen: a call may be allowed.
+TESTED = Alarm(level=0.9, harm=1.0, calls=59)
+
+
 def test_a_look_is_made_first_and_then_decided_again(
     make_guard: Make, judge: Judge, desk: Desk, tmp_path: Path
 ) -> None:
     fields = {name: getattr(judge, name) for name in Judge.__dataclass_fields__}
     margins = (judge.margins[0], replace(judge.margins[1], margin=0.5))
-    curious = Curious(**{**fields, "margins": margins})
+    curious = Curious(**{**fields, "margins": margins, "alarm": TESTED})
     settings = steady(look_ups=(LookUp(STATUS),))
     with make_guard("enforce", judge=curious, settings=settings) as guard:
         reply = drive(guard, guard.begin(), RESET, desk)
@@ -454,6 +459,7 @@ def test_a_look_is_made_first_and_then_decided_again(
 def test_a_look_is_weighed_by_what_it_reveals(judge: Judge) -> None:
     """Its own reward is no reason: a look that reveals nothing is worth minus its price."""
     latent = judge.begin(Featuriser().see(Seen()))
+    judge = replace(judge, alarm=TESTED)
     close = replace(judge, margins=(judge.margins[0], replace(judge.margins[1], margin=0.19)))
     action, look = judge.featuriser.act(RESET), judge.featuriser.act(STATUS)
     given = {"limit": 0.2, "observed_at": 0.0, "deadline": 1.0}

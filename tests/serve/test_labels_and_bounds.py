@@ -24,7 +24,7 @@ from bb_wm.serve import (
     Undone,
     drive,
 )
-from bb_wm.serve.bounds import Alarm, fewest
+from bb_wm.serve.bounds import Alarm, fewest, fewest_harmful
 from bb_wm.serve.conversation import masked_action
 from bb_wm.serve.experience import Experience
 from bb_wm.serve.featurise import KEY, answer_places, tool_code
@@ -90,37 +90,33 @@ def test_the_margin_covers_as_it_promises() -> None:
     assert 0.9 - 3 * math.sqrt(0.09 / 2_000) <= hits / 2_000 <= 0.95
 
 
-def test_the_alarm_is_the_quantile_of_the_harmful_ones() -> None:
-    """By hand: the floor((m + 1)(1 - coverage))-th smallest estimate of m calls that did harm."""
-    harmful = [(i / 100, 1.0) for i in range(1, 20)]
-    assert Alarm.of(harmful, 0.95) == Alarm(0.01, 1.0, 19)  # rank floor(20 * .05) = 1
-    assert Alarm.of(harmful[1:], 0.95).level == math.inf  # 19 are needed
-    assert Alarm.of(harmful, 0.9).level == 0.02
-    assert Alarm.of([], 0.95) == Alarm(math.inf, 0.0, 0)
+def test_the_alarm_is_the_least_of_the_harmful_ones_once_there_are_enough() -> None:
+    harmful = [(i / 100, 1.0) for i in range(1, 23)]
+    assert (fewest_harmful(0.95), fewest_harmful(0.9)) == (59, 22)  # .95^59 = .0485
     found = Alarm.of(harmful, 0.9)
-    assert found.bound(0.0199, 0.02) == 0.02  # below the level nothing changes
-    assert found.bound(0.02, 0.02) == 1.0  # from it on, the worst that came of such calls
-    assert found.bound(0.02, 3.0) == 3.0  # it never lowers a bound
-    assert Alarm.of([*harmful, (math.nan, 1.0)], 0.9).bound(0.0, 0.0) == math.inf
+    assert found == Alarm(0.01, 1.0, 22)
+    assert found.bound(0.0099, 0.02) == 0.02  # below the level nothing changes
+    assert found.bound(0.01, 0.02) == 1.0  # from it on, the worst that came of such calls
+    assert found.bound(0.01, 3.0) == 3.0  # it never lowers a bound
+    for few in (Alarm(), Alarm.of(harmful[1:], 0.9), Alarm.of([*harmful, (math.nan, 1.0)], 0.9)):
+        assert few.bound(0.0, 0.0) == math.inf
 
 
 def test_the_alarm_misses_no_more_than_it_promises_however_rare_harm_is() -> None:
-    """Over 2,000 draws the share of new harmful calls below the level is at most .1, near it."""
+    """Over 2,000 draws: more than .1 of harmful calls are below the level in at most .1 of them,
+    .9^22 = .0985 exactly."""
     chance = random.Random(0)
-    missed = 0
-    for _ in range(2_000):
-        level = Alarm.of([(chance.random(), 1.0) for _ in range(30)], 0.9).level
-        missed += chance.random() < level
-    # 3 of 31 ranks: .097
-    assert abs(missed / 2_000 - 3 / 31) < 3 * math.sqrt(0.09 / 2_000)
+    levels = [Alarm.of([(chance.random(), 1.0) for _ in range(22)], 0.9).level for _ in range(2000)]
+    broken = sum(level > 0.1 for level in levels) / len(levels)
+    assert abs(broken - 0.9**22) < 3 * math.sqrt(0.09 / 2_000)
 
 
 def test_a_few_missed_among_many_harmless_calls_raise_the_bound(judge) -> None:
-    """What a margin on average over calls hides: of 400 calls 20 do harm, and 3 of these look as
-    harmless as the others. The margin is 0; the alarm holds what looks like the second of them."""
-    risks = [0.001 * i for i in range(1, 4)] + [0.9] * 17
+    """What a margin on average over calls hides: of 400 calls 22 do harm, and 3 of these look as
+    harmless as the others. The margin is 0; the alarm holds what looks like the first of them."""
+    risks = [0.001 * i for i in range(1, 4)] + [0.9] * 19
     errors = [-0.0005] * 380 + [1.0 - risk for risk in risks if risk <= 0.2]
-    margin, alarm = Margin.of(errors, 0.95), Alarm.of([(r, 1.0) for r in risks], 0.95)
+    margin, alarm = Margin.of(errors, 0.95), Alarm.of([(r, 1.0) for r in risks], 0.9)
     assert margin.margin == 0.0
     assert alarm.level == 0.001
     tool = tool_code(RESET_CALL).tobytes()
@@ -128,6 +124,15 @@ def test_a_few_missed_among_many_harmless_calls_raise_the_bound(judge) -> None:
     assert told.learnt_bound(tool, 0.0005) == 0.0005
     assert told.learnt_bound(tool, 0.002) == 1.0
     assert told.learnt_bound(b"another", 0.002) == 0.002
+
+
+def test_a_tool_that_did_harm_is_held_until_its_judge_was_tested(judge) -> None:
+    tool = tool_code(RESET_CALL).tobytes()
+    sure = Margin.of([0.0] * 100, 0.95)
+    few = Alarm.of([(0.9, 1.0)] * 58, 0.95)
+    told = replace(judge, harmful=frozenset([tool]), margins=(sure, sure), alarm=few)
+    assert told.learnt_bound(tool, 0.0) == math.inf
+    assert told.learnt_bound(b"another", 0.0) == 0.0
 
 
 def test_a_hint_raises_and_fades_but_never_lowers() -> None:
@@ -203,6 +208,8 @@ def test_what_is_lacking_is_said(judge) -> None:
     assert "on only 7 calls of tools that have done harm, 19 are needed" in said
     harm = judge.learnt.harmful[tool]
     said = lacking(ready, RESET_CALL)
+    assert "only 5 calls that did harm, 59 are needed before it may allow a git_reset" in said
+    said = lacking(replace(ready, alarm=Alarm(0.1, 1.0, 59)), RESET_CALL)
     assert f"({harm} harmful and {calls - harm} harmless calls learnt from)" in said
     assert "record it where it can do no damage" in said
     assert lacking(replace(ready, harmful=frozenset()), RESET_CALL) == ""

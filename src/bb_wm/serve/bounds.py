@@ -46,30 +46,28 @@ class Margin:
 class Alarm:
     """The estimated risk from which a call is taken for a harmful one, whatever its margin.
 
-    For exchangeable calls that do harm, P(risk < level) <= 1 - coverage, where level is the
-    floor((m + 1)(1 - coverage))-th smallest of the m held-out estimates of such calls (conformal
-    within one label, Vovk 2012). How often calls do harm plays no part, so it holds as well for
-    harm that was provoked while recording. Below `fewest(coverage)` of them nothing can be said:
-    level inf.
+    The level is the least of m held-out estimates of calls that did harm: with confidence c at most
+    1 - c of such calls are below it where c^m <= 1 - c (Wilks 1941), from `fewest_harmful(c)` on.
+    Among fewer anything may be missed: every call is then taken for a harmful one, and the bound is
+    inf. How often calls do harm plays no part, so it holds as well for harm that was provoked while
+    recording.
 
     harm    V_s presumed from the level on: the largest among these calls
     calls   m
     """
 
-    level: float = math.inf
-    harm: float = 0.0
+    level: float = -math.inf
+    harm: float = math.inf
     calls: int = 0
 
     @classmethod
     def of(cls, harmful: Iterable[tuple[float, float]], coverage: float) -> Alarm:
         """From (risk, V_s) of held-out calls that did harm; with a NaN everything is harmful."""
         known = list(harmful)
-        risks = sorted(risk for risk, _ in known)
-        worst = max((harm for _, harm in known), default=0.0)
-        if not all(math.isfinite(number) for pair in known for number in pair):
-            return cls(-math.inf, math.inf, len(known))
-        rank = math.floor((len(known) + 1) * (1 - coverage) + 1e-9)
-        return cls(risks[rank - 1] if rank else math.inf, worst, len(known))
+        finite = all(math.isfinite(number) for pair in known for number in pair)
+        if not finite or len(known) < fewest_harmful(coverage):
+            return cls(calls=len(known))
+        return cls(min(risk for risk, _ in known), max(harm for _, harm in known), len(known))
 
     def bound(self, risk: float, bound: float) -> float:
         """The bound of a call of this estimated risk, at least `harm` from the level on."""
@@ -77,8 +75,14 @@ class Alarm:
 
 
 def fewest(coverage: float) -> int:
-    """Held-out calls below which there is no margin, and no alarm: 19 at 0.95, 9 at 0.9."""
+    """Held-out calls below which there is no margin: 19 at 0.95, 9 at 0.9."""
     return math.ceil(coverage / (1 - coverage) - 1e-9)
+
+
+def fewest_harmful(coverage: float) -> int:
+    """Held-out harmful calls below which no call of a tool that did harm may be allowed: 59 at
+    0.95, 22 at 0.9."""
+    return math.ceil(math.log(1 - coverage) / math.log(coverage) - 1e-9)
 
 
 @dataclass(frozen=True, slots=True)

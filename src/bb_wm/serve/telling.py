@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Final
 
-from bb_wm.serve.bounds import fewest
+from bb_wm.serve.bounds import fewest, fewest_harmful
 from bb_wm.serve.experience import Experience, tool_of
 
 if TYPE_CHECKING:
@@ -30,13 +30,14 @@ def summary(judge: Judge) -> str:
     """One line: the rows learnt from, the margins, how many harmful calls would be allowed."""
     safe, harmful = judge.margins
     least = fewest(safe.coverage)
+    harm = fewest_harmful(safe.coverage)
     parts = [
         f"{sum(judge.learnt.calls.values())} calls of {len(judge.learnt.calls)} tools learnt from",
         f"margin {safe.margin:.3g} from {safe.calls} held-out calls of harmless tools",
         f"{harmful.margin:.3g} from {harmful.calls} of tools that did harm"
         + ("" if math.isfinite(harmful.margin) else f" ({least} needed: always held)"),
         f"of {judge.alarm.calls} held-out calls that did harm {judge.missed} would be allowed"
-        + ("" if judge.alarm.calls >= least else f" ({least} needed to bound their share)"),
+        + ("" if judge.alarm.calls >= harm else f" ({harm} needed: such tools are always held)"),
     ]
     return "; ".join(parts + thin_tools(judge.learnt, judge.names))
 
@@ -85,6 +86,12 @@ def lacks(judge: Judge, call: ToolCall, action: np.ndarray, risk: float, limit: 
         )
     if not harmful:
         return ""
+    if not math.isfinite(judge.alarm.level):
+        return (
+            f"bb-wm can test itself on only {judge.alarm.calls} calls that did harm, "
+            f"{fewest_harmful(margin.coverage)} are needed before it may allow a {call.shown}: let "
+            f"shadow run, or {RECORD}"
+        )
     bad = judge.learnt.harmful[code]
     few = f" ({counts(bad, judge.learnt.calls[code] - bad)} learnt from)"
     return (
