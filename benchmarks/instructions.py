@@ -4,10 +4,10 @@
     python -m benchmarks instructions --tasks decide --runs 1
 
 Callgrind counts them at the default shapes (`benchmarks.speed`), on one thread. Other work on the
-machine changes nothing in a count, so that creep of 1 % shows; the runs, all at once, say how well
-counts agree. Valgrind knows no AVX-512, so the kernels are those of AVX2: compare what is not
-kernels with any machine, kernels with such counts only. Minutes: valgrind imports torch slowly.
-JSON goes to bench-out/instructions.
+machine changes nothing in a count but what depends on addresses; the runs, all at once, say how
+well counts agree, and so how small a creep can show. Valgrind knows no AVX-512, so the kernels are
+those of AVX2: compare what is not kernels with any machine, kernels with such counts only. Minutes:
+valgrind imports torch slowly. JSON goes to bench-out/instructions.
 """
 
 from __future__ import annotations
