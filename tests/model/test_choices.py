@@ -8,8 +8,9 @@ from gymnasium import spaces
 from tests.model.builders import PAIRS, small_config
 from torch.nn import functional as F
 
-from bb_wm.model.choices import Choices, hot_of_level, hot_of_max
-from bb_wm.model.heads import side_by_side
+from bb_wm.model import choices as of_choices
+from bb_wm.model.choices import Choices, hot_of_level, hot_of_max, mixed_kl
+from bb_wm.model.heads import beside_trunk, side_by_side
 from bb_wm.model.nets import MLP
 from bb_wm.rssm.build import build_network
 from bb_wm.types import ActionSpec, Latent, ObsSpec
@@ -112,3 +113,38 @@ def test_heads_side_by_side_are_the_heads() -> None:
     x = torch.randn(4, 3, 7)
     expected = torch.cat([net(x) for net in nets], dim=-1)
     torch.testing.assert_close(side_by_side(nets, x, None), expected)
+
+
+def test_heads_beside_the_trunk_are_heads_and_trunk() -> None:
+    trunk = MLP(7, 4, hidden=6, layers=2)
+    nets = [MLP(7, 1, hidden=5, layers=1) for _ in range(3)]
+    x = torch.randn(4, 3, 7)
+    read, outcomes = beside_trunk(trunk, nets, x, None)
+    torch.testing.assert_close(read, trunk(x))
+    torch.testing.assert_close(outcomes, side_by_side(nets, x, None))
+
+
+@pytest.mark.parametrize("block", [1, 20, 2**17])
+def test_mixed_divergence_is_autograds(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(of_choices, "_BLOCK", block)
+    generator = torch.Generator().manual_seed(0)
+    q, p, slope = (
+        torch.randn(*size, generator=generator, dtype=torch.float64)
+        for size in [(3, 5, 4), (3, 5, 4), (3, 5)]
+    )
+    q, p = (3.0 * q).requires_grad_(), (3.0 * p).requires_grad_()
+
+    def plain(q: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+        a, b = (0.9 * x.softmax(-1) + 0.1 / 4 for x in (q, p))
+        return (a * (a.log() - b.log())).sum(-1)
+
+    found, expected = mixed_kl(q, p, 0.1), plain(q, p)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+    for mine, theirs in zip(
+        torch.autograd.grad(found, (q, p), slope),
+        torch.autograd.grad(expected, (q, p), slope),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-12)
+    held = mixed_kl(q.detach(), p, 0.1)
+    assert torch.autograd.grad(held, p, slope)[0].shape == p.shape

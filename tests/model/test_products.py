@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from bb_wm.config import GRU, Categorical, WorldModelConfig
 from bb_wm.model import products
-from bb_wm.model.products import Linear, linear, operand, times
+from bb_wm.model.products import Linear, kept, linear, operand, times
 from bb_wm.rssm import WorldModel
 
 WIDE = products._WIDE
@@ -61,6 +61,45 @@ def test_medium_rounds_operands_and_result_and_nothing_else(medium: None) -> Non
 def test_medium_leaves_alone(medium: None, rows: int, outputs: int, dtype: torch.dtype) -> None:
     x, weight = _numbers(rows, WIDE, dtype=dtype), _numbers(outputs, WIDE, dtype=dtype)
     assert torch.equal(linear(x, weight), F.linear(x, weight))
+
+
+def test_what_is_prepared_is_kept_until_the_weight_changes() -> None:
+    weight = torch.nn.Parameter(_numbers(3, 2))
+    made: list[Tensor] = []
+
+    def double(of: Tensor) -> Tensor:
+        made.append(of)
+        return 2.0 * of
+
+    with torch.no_grad():
+        assert kept(weight, "double", double) is kept(weight, "double", double)
+        weight.add_(1.0)
+        torch.testing.assert_close(kept(weight, "double", double), 2.0 * weight)
+        assert len(made) == 2
+        weight.data = weight.data.clone() + 1.0
+        torch.testing.assert_close(kept(weight, "double", double), 2.0 * weight)
+    found = kept(weight, "double", double)
+    assert found.requires_grad
+    assert len(made) == 4
+
+
+def test_a_plan_after_an_update_is_made_by_the_new_weights(medium: None) -> None:
+    """What was kept for the plan before must not be used again."""
+    config = WorldModelConfig(core=GRU(WIDE), latent=Categorical(8, 32), hidden=WIDE, budget=None)
+    rows = np.random.default_rng(0).standard_normal((8, 6, 3)).astype(np.float32)
+    batch = {"obs": rows, "action": rows[..., :1].clip(-1, 1), "reward": rows[..., 0]}
+    batch["terminated"] = np.zeros((8, 6), bool)
+
+    def imagined(model: WorldModel) -> Tensor:
+        start = model.encode(np.resize(rows, (80, 3)))
+        return model.rollout(start, lambda s: torch.ones(*s.batch_shape, 1), 3).reward
+
+    planned, fresh = (WorldModel(3, 1, config) for _ in range(2))
+    before = imagined(planned)
+    for model in (planned, fresh):
+        model.update(batch)
+    assert torch.equal(imagined(planned), imagined(fresh))
+    assert not torch.equal(imagined(planned), before)
 
 
 def test_gradients_are_float32_and_close(medium: None) -> None:

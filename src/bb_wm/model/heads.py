@@ -79,14 +79,35 @@ class ContinueHead(nn.Module):
 def side_by_side(nets: list[MLP], x: Tensor, hots: tuple[int, int] | None) -> Tensor:
     """Outputs [*batch, n] of n perceptrons of one hidden layer and one output, in one pass over x
     [*batch, D + Z], whose z is one-hots where `hots` says so."""
+    return _leave(nets, affine_of_latent(x, *_entry(nets), hots))
+
+
+def beside_trunk(
+    trunk: MLP, nets: list[MLP], x: Tensor, hots: tuple[int, int] | None
+) -> tuple[Tensor, Tensor]:
+    """trunk(x) and `side_by_side` of the others, in one pass over x."""
+    weights, biases = zip(_entry(nets), _entry([trunk]), strict=True)
+    read = affine_of_latent(x, torch.cat(weights), torch.cat(biases), hots)
+    width = len(trunk.output.bias)
+    sizes = [len(biases[0]), len(biases[1]) - width, width]
+    mine, inner, outer = torch.split(read, sizes, dim=-1)
+    return trunk.leave(inner, outer), _leave(nets, mine)
+
+
+def _entry(nets: list[MLP]) -> tuple[Tensor, Tensor]:
+    """Weight and bias of all that multiplies x itself: hidden layers, then linear paths."""
     hidden = [cast("nn.Linear", net.hidden[0]) for net in nets]
     weight = torch.cat([*(one.weight for one in hidden), *(net.linear.weight for net in nets)])
-    bias = torch.cat([*(one.bias for one in hidden), *(net.output.bias for net in nets)])
-    read = affine_of_latent(x, weight, bias, hots)
+    none = [torch.zeros_like(net.output.bias) for net in nets]
+    return weight, torch.cat([*(one.bias for one in hidden), *none])
+
+
+def _leave(nets: list[MLP], read: Tensor) -> Tensor:
+    """The outputs [*batch, n] from what `_entry` made of x."""
     inner, outer = read.tensor_split([-len(nets)], dim=-1)
     last = torch.stack([net.output.weight[0] for net in nets])
     heads = torch.unflatten(F.silu(inner), -1, last.shape)
-    return torch.add((heads * last).sum(-1), outer)
+    return (heads * last).sum(-1) + outer + torch.cat([net.output.bias for net in nets])
 
 
 class MaskHead(nn.Module):

@@ -9,7 +9,7 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from bb_wm.model.products import Linear, linear, operand, times
+from bb_wm.model.products import Linear, kept, linear, operand, times
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,37 +42,40 @@ def affine_of_latent(
         index = _index_of_hots(x.detach()[..., rest:], *hots)
     if index is None:
         return linear(x, weight, bias)
-    flat = _LookUp.apply(x.flatten(0, -2), weight, index, rest)  # type: ignore[no-untyped-call]
+    source = weight.detach() if torch.is_grad_enabled() else weight
+    factor = operand(source)
+    table = kept(source, f"table of {factor.dtype}", lambda _: factor[:, rest:].t().contiguous())
+    flat = _LookUp.apply(x.flatten(0, -2), weight, index, factor, table)  # type: ignore[no-untyped-call]
     found = cast("Tensor", flat).reshape(*x.shape[:-1], -1)
     return found if bias is None else found + bias
 
 
 class _LookUp(torch.autograd.Function):
-    """x [N, M + Z] and W [O, M + Z]; `index` [N, groups] are those of the last Z columns that are
-    hot, `rest` is M."""
+    """x [N, M + Z] and W [O, M + Z], whose last Z columns are the rows of `table` [Z, O]; `index`
+    [N, groups] are those that are hot. `factor` is W as it is multiplied."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, index: Tensor, rest: int) -> Tensor:
-        ctx.rest = rest
-        ctx.save_for_backward(x, weight, index)
-        found = F.embedding_bag(index, weight[:, rest:].t().contiguous(), mode="sum")
-        return times(x[:, :rest], operand(weight)[:, :rest].t(), found) if rest else found
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, index: Tensor, factor: Tensor, table: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(x, index, factor)
+        ctx.rest = rest = x.shape[1] - table.shape[0]
+        found = F.embedding_bag(index, table, mode="sum").to(x.dtype)
+        return times(x[:, :rest], factor[:, :rest].t(), found) if rest else found
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        x, weight, index = ctx.saved_tensors
-        factor = operand(weight)
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
+        x, index, factor = ctx.saved_tensors
         by_x = times(slope, factor) if ctx.needs_input_grad[0] else None
         by_weight = None
         if ctx.needs_input_grad[1]:
-            with torch.enable_grad():
-                table = slope.new_zeros(weight.shape[1] - ctx.rest, weight.shape[0])
-                bags = F.embedding_bag(index, table.requires_grad_(), mode="sum")
-            (by_table,) = torch.autograd.grad(bags, table, slope)
+            by_table = slope.new_zeros(factor.shape[1] - ctx.rest, factor.shape[0])
+            for group in index.unbind(1):  # embedding_bag's own backward takes longer
+                by_table.index_add_(0, group, slope)
             by_rest = times(slope.t().to(factor.dtype), x[:, : ctx.rest])
             by_weight = torch.cat([by_rest, by_table.t()], dim=1)
-        return by_x, by_weight, None, None
+        return by_x, by_weight, None, None, None
 
 
 def _index_of_hots(z: Tensor, groups: int, classes: int) -> Tensor | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -45,10 +45,25 @@ def balanced_kl(
     total = dynamics + representation
     if total == 0.0:
         return 0.0 * family.kl(q, p)
-    # lerp(x, x, share) is x, with that share of its gradient: one divergence instead of two.
-    q = torch.lerp(q.detach(), q, representation / total)
-    p = torch.lerp(p.detach(), p, dynamics / total)
+    # One divergence instead of two.
+    q, p = share_gradient(q, representation / total), share_gradient(p, dynamics / total)
     return total * family.kl(q, p)
+
+
+def share_gradient(x: Tensor, share: float) -> Tensor:
+    """x itself, with that share of its gradient."""
+    return cast("Tensor", _Share.apply(x, share))  # type: ignore[no-untyped-call]
+
+
+class _Share(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, share: float) -> Tensor:
+        ctx.share = share
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:
+        return slope * ctx.share, None
 
 
 def free_nats(kl: Tensor, free: float) -> Tensor:

@@ -48,10 +48,14 @@ class MLP(nn.Module):
                 nn.init.zeros_(weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x
-        for layer in self.hidden:
+        return self.leave(self.hidden[0](x), self.linear(x))
+
+    def leave(self, inner: Tensor, outer: Tensor) -> Tensor:
+        """y from what multiplies x itself: the first hidden layer before its SiLU, and V x."""
+        y = F.silu(inner)
+        for layer in self.hidden[1:]:
             y = F.silu(layer(y))
-        return torch.add(self.output(y), self.linear(x))
+        return torch.add(self.output(y), outer)
 
     def held(self, x: Tensor) -> Tensor:
         """The same value and gradient of x, but none of the parameters: they learn elsewhere."""

@@ -6,13 +6,22 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from bb_wm.model.dynamics import RSSM, features_of
-from bb_wm.model.heads import ContinueHead, MaskHead, RewardHead, RiskHead, side_by_side
+from bb_wm.model.heads import (
+    ContinueHead,
+    MaskHead,
+    RewardHead,
+    RiskHead,
+    beside_trunk,
+    side_by_side,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from bb_wm.model.nets import MLP
     from bb_wm.types import Batch, Latent
 
 
@@ -28,11 +37,20 @@ class Network(nn.Module):
         self.continuation = ContinueHead(rssm.latent_size, head_hidden)
         self.mask = MaskHead(rssm.latent_size, action_size, head_hidden) if masked else None
 
+    def read(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """What decoder heads read in features [*batch, D + Z], and `outcomes`, in one pass."""
+        trunk, outcomes = beside_trunk(
+            self.rssm.trunk, self._heads(), features, self.rssm.family.hots
+        )
+        return torch.cat([F.silu(trunk), features], dim=-1), outcomes
+
     def outcomes(self, features: Tensor) -> Tensor:
         """What the heads for reward, risk and continuation read in features [*batch, D + Z], before
         their own scales: [*batch, 3]."""
-        heads = (self.reward, self.risk, self.continuation)
-        return side_by_side([head.net for head in heads], features, self.rssm.family.hots)
+        return side_by_side(self._heads(), features, self.rssm.family.hots)
+
+    def _heads(self) -> list[MLP]:
+        return [head.net for head in (self.reward, self.risk, self.continuation)]
 
     def predict_outcomes(self, latent: Latent) -> tuple[Tensor, Tensor, Tensor]:
         """Reward, risk and continuation [*batch], in one pass over the latent."""

@@ -184,9 +184,8 @@ def read_rows(network: Network, features: list[Tensor]) -> list[Read]:
     """Several groups of rows [*batch, D + Z] in one pass."""
     leads = [part.shape[:-1] for part in features]
     flat = torch.cat([part.flatten(0, -2) for part in features])
-    trunk = network.rssm.decode_trunk(flat)
-    columns = [run.modality.head(trunk) for run in network.rssm.runs]
-    columns.append(network.outcomes(flat))
+    trunk, outcomes = network.read(flat)
+    columns = [*(run.modality.head(trunk) for run in network.rssm.runs), outcomes]
     sizes = [lead.numel() for lead in leads]
     pieces = zip(leads, *(column.split(sizes) for column in columns), strict=True)
     found = []

@@ -9,15 +9,12 @@ float32. "highest", torch's own default, changes nothing.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 # The smaller side of a weight worth the rounding: below it the products are not what takes time,
 # and what is predicted is read off such products.
@@ -45,8 +42,24 @@ def operand(weight: Tensor) -> Tensor:
     """The weight as it is multiplied: rounded once for many products, or itself."""
     allowed = weight.dtype == torch.float32 and min(weight.shape) >= _WIDE
     if allowed and torch.get_float32_matmul_precision() == "medium" and _narrow(weight.device.type):
-        return weight.bfloat16()
+        return kept(weight, "rounded", Tensor.bfloat16)
     return weight
+
+
+def kept(weight: Tensor, name: str, prepare: Callable[[Tensor], Tensor]) -> Tensor:
+    """`prepare(weight)`, kept with the weight until that changes: a plan multiplies by the same
+    weights a hundred times. While gradients are recorded it is made afresh.
+
+    What is kept is no part of the model's state. A change is known by torch's own count of writes,
+    which writes through `.data` go around.
+    """
+    if torch.is_grad_enabled() or not isinstance(weight, nn.Parameter) or weight.is_inference():
+        return prepare(weight)
+    state = (weight._version, weight.data_ptr(), weight.dtype)
+    store: dict[str, tuple[object, Tensor]] = weight.__dict__.setdefault("_prepared", {})
+    if name not in store or store[name][0] != state:
+        store[name] = state, prepare(weight.detach())
+    return store[name][1]
 
 
 def times(left: Tensor, right: Tensor, added: Tensor | None = None) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional as F
 
 from bb_wm.errors import ConfigError
-from bb_wm.model.choices import hot_of_level, hot_of_max, softmax_slope
+from bb_wm.model.choices import hot_of_level, hot_of_max, mixed_kl, softmax_slope
 from bb_wm.model.tape import pull_through, sigmoid_slope
 
 if TYPE_CHECKING:
@@ -247,6 +247,8 @@ class Categorical(Stochastic):
         return hard.flatten(-2)
 
     def kl_per_variable(self, q: Tensor, p: Tensor) -> Tensor:
+        if self.uniform > 0.0:
+            return mixed_kl(self._groups(q), self._groups(p), self.uniform)
         log_q, log_p = self.log_probs(q), self.log_probs(p)
         return (log_q.exp() * (log_q - log_p)).sum(-1)
 
