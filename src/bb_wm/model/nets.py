@@ -149,10 +149,11 @@ class RangedStatistics(Statistics):
 
     @torch.no_grad()
     def update(self, rows: Tensor) -> None:
+        rows = rows.double()  # once: of float64, the sums' own is the same tensor
         super().update(rows)
         if rows.shape[0] == 0:
             return
-        low, high = rows.double().aminmax(dim=0)
+        low, high = rows.aminmax(dim=0)
         self.low.copy_(torch.minimum(self.low, low))
         self.high.copy_(torch.maximum(self.high, high))
         slack = self.SLACK * (self.high - self.low)
