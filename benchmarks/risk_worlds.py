@@ -314,8 +314,11 @@ def _shifted(episode: Episode, make: Any) -> Episode:
 
 
 def _deaf(episode: Episode, random: np.random.Generator) -> Episode:
-    """The world did something else than what was asked: the actions of other rows."""
-    return replace(episode, action=random.permutation(np.asarray(episode.action), axis=0))
+    """The world did something else than what was asked: the actions of other rows. In the last row
+    nothing is done."""
+    last = len(episode) - 1
+    order = np.append(random.permutation(last), last)
+    return replace(episode, action=np.asarray(episode.action)[order])
 
 
 def _other_gravity(job: Job, count: int) -> list[Episode]:
