@@ -105,7 +105,7 @@ def _tools(path: str, episodes: Sequence[Episode]) -> list[Finding]:
 
     if not all(any(key.startswith("tools_v") for key in episode.obs) for episode in episodes):
         return []
-    fix = f"{RECORD}; until then most of its harmless calls are held (docs/tools.md)"
+    fix = f"{RECORD}; until then all of its calls are held (docs/tools.md)"
     names = Recording.names_in(path)
     return [
         Finding("tool", "fix", line, fix) for line in thin_tools(Experience.of(episodes), names)

@@ -218,7 +218,12 @@ class Evaluation:
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """The inverse of `to_json`; DataError names what does not fit."""
         if data.get("format") != FORMAT:
-            raise DataError("evaluation format", expected=FORMAT, actual=data.get("format"))
+            raise DataError(
+                "evaluation format",
+                expected=FORMAT,
+                actual=data.get("format", "none"),
+                hint="another version of bb_wm wrote it; `bb-wm evaluate RUN` measures anew.",
+            )
         names = {name.name for name in fields(cls)}
         if set(data) - {"format"} != names:
             odd = sorted((set(data) - {"format"}) ^ names)

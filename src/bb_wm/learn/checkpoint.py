@@ -135,7 +135,12 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
             "manifest", expected=f"a checkpoint with {TENSORS}", actual=sorted(files)
         )
     if meta.get("format") != FORMAT:
-        raise VersionError("format", expected=FORMAT, actual=meta.get("format"))
+        raise VersionError(
+            "format of the checkpoint",
+            expected=FORMAT,
+            actual=meta.get("format", "none"),
+            hint="another version of bb_wm wrote it; train again, or use that version.",
+        )
     step, named = meta.get("step"), _STEP.fullmatch(place.name)
     if type(step) is not int or (named and int(named[1]) != step):
         raise CheckpointError("step", expected=f"the step of {place.name}", actual=step)

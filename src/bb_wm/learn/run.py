@@ -91,7 +91,12 @@ class Run:
         if not isinstance(data, dict) or data.get("kind") != "bb_wm run":
             raise DataError(_INFO, expected="a bb_wm run", actual=str(data)[:60])
         if data.get("format") != FORMAT:
-            raise VersionError("format", expected=FORMAT, actual=data.get("format"))
+            raise VersionError(
+                f"format of {_INFO}",
+                expected=FORMAT,
+                actual=data.get("format", "none"),
+                hint="another version of bb_wm wrote it; its episodes can be trained on again.",
+            )
         try:
             settings = TrainSettings.from_json(data["settings"])
             return cls(

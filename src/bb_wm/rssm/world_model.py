@@ -431,7 +431,12 @@ class WorldModel:
     ) -> WorldModel:
         """A fresh model from what `describe` gave."""
         if described.get("format") != FORMAT:
-            raise CheckpointError("format", expected=FORMAT, actual=described.get("format"))
+            raise CheckpointError(
+                "format of the model",
+                expected=FORMAT,
+                actual=described.get("format", "none"),
+                hint="another version of bb_wm described it.",
+            )
         return cls(
             ObsSpec.from_json(described["obs_spec"]),
             ActionSpec.from_json(described["action_spec"]),
