@@ -15,8 +15,9 @@ neither torch nor any optional package.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from bb_wm.lazy import lazily
 
 if TYPE_CHECKING:
     from bb_wm.config import GRU as GRU
@@ -78,22 +79,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "bb_wm.rssm": ("WorldModel",),
-    "bb_wm.config": ("WorldModelConfig", "GRU", "Transformer", "Gaussian", "Categorical"),
-    "bb_wm.types": ("ActionSpec", "Batch", "Episode", "Latent", "ObsSpec", "Trajectory"),
-    "bb_wm.imagine": (
-        "Belief",
-        "CVaR",
-        "Limit",
-        "Mean",
-        "Utility",
-        "Worst",
-    ),
-    "bb_wm.decide": (
+    "config": ("Categorical", "GRU", "Gaussian", "Transformer", "WorldModelConfig"),
+    "decide": (
         "Ask",
         "AskEvidence",
-        "Asker",
         "AskTree",
+        "Asker",
         "CEM",
         "Decision",
         "EVSI",
@@ -107,7 +98,7 @@ _HOMES = {
         "RandomShooting",
         "Verdict",
     ),
-    "bb_wm.errors": (
+    "errors": (
         "ActionError",
         "AlignmentError",
         "BBWMError",
@@ -130,21 +121,10 @@ _HOMES = {
         "SaveError",
         "VersionError",
     ),
+    "imagine": ("Belief", "CVaR", "Limit", "Mean", "Utility", "Worst"),
+    "rssm": ("WorldModel",),
+    "types": ("ActionSpec", "Batch", "Episode", "Latent", "ObsSpec", "Trajectory"),
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-__all__ = ["__version__", *_HOME_OF]
-
-
-def __getattr__(name: str) -> Any:
-    """Load a public name from its home on first use (PEP 562)."""
-    home = _HOME_OF.get(name)
-    if home is None:
-        raise AttributeError(f"module 'bb_wm' has no attribute {name!r}")
-    value = getattr(import_module(home), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__, __all__ = lazily(__name__, _HOMES)
+__all__ += ["__version__"]

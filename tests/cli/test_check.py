@@ -82,7 +82,7 @@ def test_what_limits_a_model_is_said(tmp_path, capsys):
 def test_a_world_is_collected_from_and_checked(capsys):
     assert main(["check", "EchoWorld", "--rows", "900"]) == 0
     shown = capsys.readouterr().out
-    assert "Environment: bb_wm/EchoWorld-v0" in shown
+    assert "Environment: EchoWorld (made by bb_wm/EchoWorld-v0)" in shown
     assert "Alignment: aligned." in shown
     assert "events: risk sets in" in shown
     assert "Verdict: usable." in shown

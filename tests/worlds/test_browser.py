@@ -264,6 +264,15 @@ def test_sending_an_email_is_destructive_and_its_way_back_is_not(pages) -> None:
     assert page.step(found(page, "#send-reply"))[4]["cost"] == 1.0
 
 
+def test_a_new_episode_shows_nothing_of_the_click_that_ended_the_last_one(pages) -> None:
+    page = pages("click-test-2")
+    first, _ = page.reset(seed=5)
+    for selector in ("#subbtn", "#subbtn2"):
+        assert page.step(found(page, selector))[2]
+        again, _ = page.reset(seed=5)
+        np.testing.assert_array_equal(again["elements"], first["elements"])
+
+
 # --- what is seen --------------------------------------------------------------------------------
 
 

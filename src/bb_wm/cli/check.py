@@ -124,7 +124,8 @@ def _environment(arguments: Arguments) -> list[Finding]:
     from bb_wm.worlds.checker import check_environment, verdict
 
     maker, world = make_world(arguments.data)
-    print(f"Environment: {world.env_id}\n  risk: {world.risk_description}\n")
+    other = "" if world.env_id == arguments.data else f" (made by {world.env_id})"
+    print(f"Environment: {arguments.data}{other}\n  risk: {world.risk_description}\n")
     found = check_environment(maker, risk=world.risk, seed=arguments.seed)
     stops = [finding for finding in found if finding.grade == "stop"]
     if stops:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from bb_wm.lazy import lazily
 
 if TYPE_CHECKING:
     from bb_wm.data.alignment import AlignmentReport as AlignmentReport
@@ -24,35 +25,16 @@ if TYPE_CHECKING:
     from bb_wm.data.table import TableColumns as TableColumns
 
 _HOMES = {
-    "as_batch": "door",
-    "as_obs": "door",
-    "collect": "collecting",
-    "collect_episodes": "collecting",
-    "load_episodes": "files",
-    "probe_alignment": "alignment",
-    "save_episodes_npz": "files",
-    "AlignmentReport": "alignment",
-    "EpisodeBuilder": "rows",
-    "EpisodeStore": "store",
-    "LoadedEpisodes": "files",
-    "Policy": "recorder",
-    "SequenceSampler": "sampler",
-    "StoreReport": "store",
-    "TableColumns": "table",
-    "validate_episode": "episodes",
+    "alignment": ("AlignmentReport", "probe_alignment"),
+    "collecting": ("collect", "collect_episodes"),
+    "door": ("as_batch", "as_obs"),
+    "episodes": ("validate_episode",),
+    "files": ("LoadedEpisodes", "load_episodes", "save_episodes_npz"),
+    "recorder": ("Policy",),
+    "rows": ("EpisodeBuilder",),
+    "sampler": ("SequenceSampler",),
+    "store": ("EpisodeStore", "StoreReport"),
+    "table": ("TableColumns",),
 }
 
-__all__ = list(_HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    """Load a public name from its module on first use (PEP 562)."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__, __all__ = lazily(__name__, _HOMES)

@@ -5,8 +5,9 @@ Names are loaded when first used, so the gate and the ledger come without torch.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from bb_wm.lazy import lazily
 
 if TYPE_CHECKING:
     from bb_wm.decide.asker import Asker as Asker
@@ -51,10 +52,10 @@ if TYPE_CHECKING:
     from bb_wm.decide.pomdp import belief_value as belief_value
 
 _HOMES = {
-    "bb_wm.decide.asker": ("Asker",),
-    "bb_wm.decide.control": ("Played", "PlanningPolicy", "play"),
-    "bb_wm.decide.evidence": ("AskEvidence", "CandidateEvidence", "Evidence", "Fault", "stage"),
-    "bb_wm.decide.evsi": (
+    "asker": ("Asker",),
+    "control": ("PlanningPolicy", "Played", "play"),
+    "evidence": ("AskEvidence", "CandidateEvidence", "Evidence", "Fault", "stage"),
+    "evsi": (
         "Ask",
         "AskTree",
         "EVSI",
@@ -65,36 +66,13 @@ _HOMES = {
         "Ranking",
         "lookahead",
     ),
-    "bb_wm.decide.gate": ("Decision", "Gate", "Verdict"),
-    "bb_wm.decide.governor": ("GovernedPlan", "Governor", "LatencyBudget", "LatencyReport"),
-    "bb_wm.decide.experiment": ("Experiment", "decide_and_record", "record_pair"),
-    "bb_wm.decide.ledger": ("Ledger",),
-    "bb_wm.decide.ledger_report": ("LedgerReport", "read_ledger"),
-    "bb_wm.decide.planners": (
-        "CEM",
-        "Enumerate",
-        "MPPI",
-        "Plan",
-        "PlanNoise",
-        "Planner",
-        "RandomShooting",
-    ),
-    "bb_wm.decide.pomdp": ("action_values", "belief_value"),
+    "experiment": ("Experiment", "decide_and_record", "record_pair"),
+    "gate": ("Decision", "Gate", "Verdict"),
+    "governor": ("GovernedPlan", "Governor", "LatencyBudget", "LatencyReport"),
+    "ledger": ("Ledger",),
+    "ledger_report": ("LedgerReport", "read_ledger"),
+    "planners": ("CEM", "Enumerate", "MPPI", "Plan", "PlanNoise", "Planner", "RandomShooting"),
+    "pomdp": ("action_values", "belief_value"),
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-__all__ = list(_HOME_OF)
-
-
-def __getattr__(name: str) -> Any:
-    """Load a public name from its home on first use (PEP 562)."""
-    home = _HOME_OF.get(name)
-    if home is None:
-        raise AttributeError(f"module 'bb_wm.decide' has no attribute {name!r}")
-    value = getattr(import_module(home), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__, __all__ = lazily(__name__, _HOMES)

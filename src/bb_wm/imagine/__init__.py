@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from bb_wm.lazy import lazily
 
 if TYPE_CHECKING:
     from bb_wm.imagine.belief import Belief as Belief
@@ -18,25 +19,10 @@ if TYPE_CHECKING:
     from bb_wm.imagine.utility import risk_drift as risk_drift
 
 _HOMES = {
-    "bb_wm.imagine.belief": ("Belief",),
-    "bb_wm.imagine.ensemble": ("Ensemble",),
-    "bb_wm.imagine.risk": ("CVaR", "Mean", "RiskMeasure", "Worst"),
-    "bb_wm.imagine.utility": ("Limit", "Utility", "Worth", "risk_drift"),
+    "belief": ("Belief",),
+    "ensemble": ("Ensemble",),
+    "risk": ("CVaR", "Mean", "RiskMeasure", "Worst"),
+    "utility": ("Limit", "Utility", "Worth", "risk_drift"),
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-__all__ = list(_HOME_OF)
-
-
-def __getattr__(name: str) -> Any:
-    """Load a public name from its home on first use (PEP 562)."""
-    home = _HOME_OF.get(name)
-    if home is None:
-        raise AttributeError(f"module 'bb_wm.imagine' has no attribute {name!r}")
-    value = getattr(import_module(home), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__, __all__ = lazily(__name__, _HOMES)

@@ -7,8 +7,9 @@ use, and the frameworks only with their adapters.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from bb_wm.lazy import lazily
 
 if TYPE_CHECKING:
     from bb_wm.serve.asking import LookUp as LookUp
@@ -45,20 +46,5 @@ _HOMES = {
     "settings": ("GuardSettings", "Mode"),
     "steps": ("Reply",),
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-__all__ = list(_HOME_OF)
-
-
-def __getattr__(name: str) -> Any:
-    """Load a public name from its home on first use (PEP 562)."""
-    home = _HOME_OF.get(name)
-    if home is None:
-        raise AttributeError(f"module 'bb_wm.serve' has no attribute {name!r}")
-    value = getattr(import_module(f"bb_wm.serve.{home}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__, __all__ = lazily(__name__, _HOMES)

@@ -7,8 +7,9 @@ in `bb_wm.decide.evsi.ask`. Names load on first use: results can be read without
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from bb_wm.lazy import lazily
 
 if TYPE_CHECKING:
     from bb_wm.decide.evsi.adaptive import Lookahead as Lookahead
@@ -32,29 +33,14 @@ if TYPE_CHECKING:
     from bb_wm.decide.evsi.tree import ListedAsk as ListedAsk
 
 _HOMES = {
+    "adaptive": ("Lookahead", "lookahead"),
     "ask": ("Ask",),
     "criteria": ("Criterion", "ExpectedUtility", "LimitedRisk", "TailRisk", "TailUtility"),
     "engine": ("EVSI",),
     "estimate": ("CrossFittedRegression", "Enumeration", "Estimate"),
-    "adaptive": ("Lookahead", "lookahead"),
     "result": ("EVSIResult", "Ranking", "opportunity_loss"),
     "samples": ("JointSamples",),
     "tree": ("AskTree", "Asked", "ListedAsk"),
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-__all__ = list(_HOME_OF)
-
-
-def __getattr__(name: str) -> Any:
-    """Load a public name from its home on first use (PEP 562)."""
-    home = _HOME_OF.get(name)
-    if home is None:
-        raise AttributeError(f"module 'bb_wm.decide.evsi' has no attribute {name!r}")
-    value = getattr(import_module(f"bb_wm.decide.evsi.{home}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__, __all__ = lazily(__name__, _HOMES)

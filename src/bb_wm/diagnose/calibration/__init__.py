@@ -16,20 +16,26 @@ Tables, bounds and the drift monitor need no torch.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from bb_wm.lazy import lazily
 
 if TYPE_CHECKING:
-    from bb_wm.diagnose.calibration.conformal import Claims, ConformalBound
-    from bb_wm.diagnose.calibration.drift import DriftMonitor
-    from bb_wm.diagnose.calibration.fitting import calibrate, claims_of
-    from bb_wm.diagnose.calibration.foresight import Foresight, foresee_episodes
-    from bb_wm.diagnose.calibration.isotonic import Isotonic
-    from bb_wm.diagnose.calibration.measures import calibration_error, recall_at
-    from bb_wm.diagnose.calibration.ood import OODScore
-    from bb_wm.diagnose.calibration.outlook import Outlook
-    from bb_wm.diagnose.calibration.risk import RiskCalibration, RiskForecast
-    from bb_wm.diagnose.calibration.trust import TrustedHorizon
+    from bb_wm.diagnose.calibration.conformal import Claims as Claims
+    from bb_wm.diagnose.calibration.conformal import ConformalBound as ConformalBound
+    from bb_wm.diagnose.calibration.drift import DriftMonitor as DriftMonitor
+    from bb_wm.diagnose.calibration.fitting import calibrate as calibrate
+    from bb_wm.diagnose.calibration.fitting import claims_of as claims_of
+    from bb_wm.diagnose.calibration.foresight import Foresight as Foresight
+    from bb_wm.diagnose.calibration.foresight import foresee_episodes as foresee_episodes
+    from bb_wm.diagnose.calibration.isotonic import Isotonic as Isotonic
+    from bb_wm.diagnose.calibration.measures import calibration_error as calibration_error
+    from bb_wm.diagnose.calibration.measures import recall_at as recall_at
+    from bb_wm.diagnose.calibration.ood import OODScore as OODScore
+    from bb_wm.diagnose.calibration.outlook import Outlook as Outlook
+    from bb_wm.diagnose.calibration.risk import RiskCalibration as RiskCalibration
+    from bb_wm.diagnose.calibration.risk import RiskForecast as RiskForecast
+    from bb_wm.diagnose.calibration.trust import TrustedHorizon as TrustedHorizon
 
 _HOMES = {
     "conformal": ("Claims", "ConformalBound"),
@@ -43,29 +49,5 @@ _HOMES = {
     "risk": ("RiskCalibration", "RiskForecast"),
     "trust": ("TrustedHorizon",),
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
-
-
-__all__ = [
-    "Claims",
-    "ConformalBound",
-    "DriftMonitor",
-    "Foresight",
-    "Isotonic",
-    "OODScore",
-    "Outlook",
-    "RiskCalibration",
-    "RiskForecast",
-    "TrustedHorizon",
-    "calibrate",
-    "calibration_error",
-    "claims_of",
-    "foresee_episodes",
-    "recall_at",
-]
+__getattr__, __dir__, __all__ = lazily(__name__, _HOMES)

@@ -2,40 +2,25 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from bb_wm.lazy import lazily
 
 if TYPE_CHECKING:
-    from bb_wm.diagnose.promotion.compare import promote
-    from bb_wm.diagnose.promotion.record import PromotionLog, digest_episodes, digest_model
-    from bb_wm.diagnose.promotion.result import Check, Outcome, Promotion
-    from bb_wm.diagnose.promotion.rule import PromotionRule
+    from bb_wm.diagnose.promotion.compare import promote as promote
+    from bb_wm.diagnose.promotion.record import PromotionLog as PromotionLog
+    from bb_wm.diagnose.promotion.record import digest_episodes as digest_episodes
+    from bb_wm.diagnose.promotion.record import digest_model as digest_model
+    from bb_wm.diagnose.promotion.result import Check as Check
+    from bb_wm.diagnose.promotion.result import Outcome as Outcome
+    from bb_wm.diagnose.promotion.result import Promotion as Promotion
+    from bb_wm.diagnose.promotion.rule import PromotionRule as PromotionRule
 
-_HOME_OF = {
-    "Check": "result",
-    "Outcome": "result",
-    "Promotion": "result",
-    "PromotionLog": "record",
-    "PromotionRule": "rule",
-    "digest_episodes": "record",
-    "digest_model": "record",
-    "promote": "compare",
+_HOMES = {
+    "compare": ("promote",),
+    "record": ("PromotionLog", "digest_episodes", "digest_model"),
+    "result": ("Check", "Outcome", "Promotion"),
+    "rule": ("PromotionRule",),
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
-
-
-__all__ = [
-    "Check",
-    "Outcome",
-    "Promotion",
-    "PromotionLog",
-    "PromotionRule",
-    "digest_episodes",
-    "digest_model",
-    "promote",
-]
+__getattr__, __dir__, __all__ = lazily(__name__, _HOMES)

@@ -65,6 +65,7 @@ class Chromium:
         script = importlib.resources.files(__package__).joinpath("page.js").read_text("utf-8")
         self._do(lambda driver: driver.get((pages / f"{task}.html").as_uri()))
         self._do(lambda driver: driver.execute_script(script))
+        self._do(lambda driver: driver.execute_async_script("bbwm.load(arguments[0]);"))
 
     def begin(self, seed: int) -> str:
         """A new episode; gives the task in words."""

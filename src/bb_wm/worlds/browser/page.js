@@ -1,4 +1,4 @@
-// What the adapter asks of a MiniWoB++ page: begin, see, aim. It reads; only `begin` changes anything.
+// What the adapter asks of a MiniWoB++ page: begin, see, aim. It reads; only `begin` and `load` change anything.
 // Texts leave the page as data and are hashed on the other side; nothing here acts on what they say.
 (() => {
   const SKIPPED = new Set(["reward-display", "sync-task-cover", "click-canvas", "query"]);
@@ -115,12 +115,32 @@
     },
   };
 
+  // The pictures that the page's own styles name; kept, so that they stay loaded.
+  const pictures = () => {
+    const rules = [...document.styleSheets].flatMap((sheet) => {
+      try { return [...sheet.cssRules]; } catch { return []; }  // a file's, which may not be read
+    });
+    const named = rules.flatMap((rule) => [...rule.cssText.matchAll(/url\("([^"]+)"\)/g)]);
+    return [...new Set(named.map((match) => match[1]))].map((source) => {
+      const picture = new Image();
+      picture.src = source;
+      return picture;
+    });
+  };
+
   window.bbwm = {
+    // Load every picture now: one that comes later moves what was seen before.
+    load: (done) => {
+      window.bbwm.pictures = pictures();
+      Promise.allSettled(window.bbwm.pictures.map((picture) => picture.decode())).then(() => done(window.bbwm.pictures.length));
+    },
     // A new episode of this seed; gives the task in words.
     begin: (seed) => {
       core.endEpisode(0);
       core.EPISODE_MAX_TIME = 2 ** 31 - 1;  // episodes end by steps, not by the clock
       if (document.activeElement) document.activeElement.blur();
+      // The click that ends an episode is marked as one of the next.
+      for (const node of document.querySelectorAll("[data-tampered]")) delete node.dataset.tampered;
       core.setDataMode("train");
       Math.seedrandom(seed);
       core.startEpisodeReal();
