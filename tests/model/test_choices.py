@@ -65,6 +65,12 @@ def test_among_equals_the_first_is_taken() -> None:
     assert hot_of_max(values).sum(-1).tolist() == [1.0, 1.0, 1.0]
 
 
+def test_what_is_no_number_still_gives_one_class() -> None:
+    values = torch.tensor([[1.0, float("nan"), 2.0], [0.0, 5.0, 1.0]])
+    assert hot_of_max(values).sum(-1).tolist() == [1.0, 1.0]
+    assert hot_of_max(values)[1].tolist() == [0.0, 1.0, 0.0]
+
+
 def test_a_level_falls_into_its_share() -> None:
     probs = torch.tensor([0.25, 0.25, 0.5]).expand(5, 3)
     level = torch.tensor([[0.1], [0.25], [0.26], [0.9], [1.5]])
@@ -112,16 +118,16 @@ def test_heads_side_by_side_are_the_heads() -> None:
     nets = [MLP(7, 1, hidden=5, layers=1) for _ in range(3)]
     x = torch.randn(4, 3, 7)
     expected = torch.cat([net(x) for net in nets], dim=-1)
-    torch.testing.assert_close(side_by_side(nets, x, None), expected)
+    torch.testing.assert_close(side_by_side(nets, x[..., :4], x[..., 4:], None), expected)
 
 
 def test_heads_beside_the_trunk_are_heads_and_trunk() -> None:
     trunk = MLP(7, 4, hidden=6, layers=2)
     nets = [MLP(7, 1, hidden=5, layers=1) for _ in range(3)]
     x = torch.randn(4, 3, 7)
-    read, outcomes = beside_trunk(trunk, nets, x, None)
+    read, outcomes = beside_trunk(trunk, nets, x[..., :4], x[..., 4:], None)
     torch.testing.assert_close(read, trunk(x))
-    torch.testing.assert_close(outcomes, side_by_side(nets, x, None))
+    torch.testing.assert_close(outcomes, side_by_side(nets, x[..., :4], x[..., 4:], None))
 
 
 @pytest.mark.parametrize("block", [1, 20, 2**17])

@@ -22,15 +22,20 @@ def hots(rows: int, before: int = 0) -> torch.Tensor:
     return torch.cat([torch.randn(rows, before, generator=generator).double(), z], dim=1)
 
 
+def halves(x: torch.Tensor, before: int) -> list[torch.Tensor]:
+    return list(x.tensor_split([before], dim=-1))
+
+
 @pytest.fixture
 def looked_up(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The number of rows of every look-up."""
     seen: list[int] = []
     real = F.embedding_bag
 
-    def spy(index: torch.Tensor, table: torch.Tensor, mode: str) -> torch.Tensor:
-        seen.append(index.shape[0])
-        return real(index, table, mode=mode)
+    def spy(index: torch.Tensor, table: torch.Tensor, *offsets: torch.Tensor, mode: str) -> object:
+        if not offsets:  # with them it is the table's gradient that is gathered
+            seen.append(index.shape[0])
+        return real(index, table, *offsets, mode=mode)
 
     monkeypatch.setattr(lookup.F, "embedding_bag", spy)
     return seen
@@ -42,18 +47,20 @@ def test_looking_up_is_multiplying(before: int, with_bias: bool, looked_up: list
     layer = nn.Linear(before + GROUPS * CLASSES, 7, bias=with_bias, dtype=torch.float64)
     layer.requires_grad_(False)
     x = hots(128, before).reshape(4, 32, -1)
-    found = affine_of_latent(x, layer.weight, layer.bias, (GROUPS, CLASSES))
+    found = affine_of_latent(*halves(x, before), layer.weight, layer.bias, (GROUPS, CLASSES))
     torch.testing.assert_close(found, layer(x))
     assert looked_up == [128]
 
 
-@pytest.mark.parametrize("spoil", ["zeros", "mean", "nan", "two"])
+@pytest.mark.parametrize("spoil", ["zeros", "mean", "middle", "negative", "nan", "two"])
 def test_what_is_not_one_hot_is_multiplied(spoil: str, looked_up: list[int]) -> None:
     x = hots(128)
     row = {"zeros": x[5] * 0, "mean": (x[5] + x[6]) / 2, "nan": x[5] * float("nan")}
+    row["middle"] = torch.tensor([0.5, 0.0, 0.5, 0.0, 0.0]).repeat(GROUPS)  # between 0 and 2
+    row["negative"] = torch.tensor([1.0, 1.0, -1.0, 1.0, -1.0]).repeat(GROUPS)  # their sum is 1
     x[5] = row.get(spoil, (x[5] + x[5].roll(1)).clamp_max(1.0))
     weight = torch.randn(7, GROUPS * CLASSES).double()
-    found = affine_of_latent(x, weight, None, (GROUPS, CLASSES))
+    found = affine_of_latent(*halves(x, 0), weight, None, (GROUPS, CLASSES))
     torch.testing.assert_close(found, F.linear(x, weight), rtol=0, atol=0, equal_nan=True)
     assert not looked_up
 
@@ -64,7 +71,7 @@ def test_gradients_are_the_products(before: int, looked_up: list[int]) -> None:
     x = hots(128, before).reshape(4, 32, -1).requires_grad_()
     slope = torch.randn(4, 32, 7, dtype=torch.float64)
     owners = [x, layer.weight, layer.bias]
-    found = affine_of_latent(x, layer.weight, layer.bias, (GROUPS, CLASSES))
+    found = affine_of_latent(*halves(x, before), layer.weight, layer.bias, (GROUPS, CLASSES))
     mine = torch.autograd.grad(found, owners, slope)
     assert looked_up
     # Straight through: every column of x has its gradient, the cold ones too.
@@ -74,7 +81,7 @@ def test_gradients_are_the_products(before: int, looked_up: list[int]) -> None:
 
 def test_what_is_held_has_no_gradient() -> None:
     x, weight = hots(128).requires_grad_(), torch.randn(7, GROUPS * CLASSES).double()
-    affine_of_latent(x, weight, None, (GROUPS, CLASSES)).sum().backward()
+    affine_of_latent(*halves(x, 0), weight, None, (GROUPS, CLASSES)).sum().backward()
     assert x.grad is not None
     assert weight.grad is None
 

@@ -12,7 +12,7 @@ from tests.model.builders import IDS, PAIRS, small_batch, small_network, small_n
 from bb_wm.errors import ConfigError
 from bb_wm.model.cores import Core
 from bb_wm.model.losses import LossTerms, balanced_kl, free_nats, past_the_end, reachable
-from bb_wm.model.network import Network
+from bb_wm.model.network import OUTCOMES, Network
 from bb_wm.model.objective import Objective, evaluate_terms
 from bb_wm.model.stochastic import Gaussian, Stochastic
 from bb_wm.types import Batch
@@ -117,6 +117,24 @@ def test_the_total_is_the_weighted_sum(core: Core, family: Stochastic) -> None:
     )
     torch.testing.assert_close(terms.total, expected)
     assert all(math.isfinite(getattr(terms, name).item()) for name in terms.__slots__)
+
+
+@pytest.mark.parametrize(
+    "silent", [["safety"], ["reward", "continuation"], list(OUTCOMES)], ids=str
+)
+def test_a_head_of_weight_0_is_not_computed_and_moves_no_other(silent: list[str]) -> None:
+    network, batch = small_network(*PAIRS[0]), small_batch()
+    whole = terms_of(network, batch)
+    terms = terms_of(network, batch, replace(DEFAULT, **dict.fromkeys(silent, 0.0)))
+    terms.total.backward()
+    for name in ("reconstruction", "kl", "shortcut", *OUTCOMES):
+        if name in silent:
+            assert getattr(terms, name).item() == 0.0
+        else:
+            torch.testing.assert_close(getattr(terms, name), getattr(whole, name))
+    for name in OUTCOMES:
+        slopes = [parameter.grad for parameter in network.head(name).parameters()]
+        assert all((slope is None) == (name in silent) for slope in slopes)
 
 
 def test_the_plain_form_is_the_documents_sum() -> None:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from bb_wm.config import GRU, Categorical, WorldModelConfig
 from bb_wm.model import products
-from bb_wm.model.products import Linear, kept, linear, operand, times
+from bb_wm.model.products import Linear, joined, kept, linear, operand, times
 from bb_wm.rssm import WorldModel
 
 WIDE = products._WIDE
@@ -81,6 +81,17 @@ def test_what_is_prepared_is_kept_until_the_weight_changes() -> None:
     found = kept(weight, "double", double)
     assert found.requires_grad
     assert len(made) == 4
+
+
+def test_joined_weights_are_kept_until_one_of_them_changes() -> None:
+    first, second = (torch.nn.Parameter(_numbers(rows, 2)) for rows in (3, 4))
+    with torch.no_grad():
+        found = joined([first, second])
+        assert torch.equal(found, torch.cat([first, second]))
+        assert joined([first, second]) is found
+        second.mul_(2.0)
+        assert torch.equal(joined([first, second]), torch.cat([first, second]))
+    assert joined([first, second]).requires_grad
 
 
 def test_a_plan_after_an_update_is_made_by_the_new_weights(medium: None) -> None:

@@ -273,26 +273,26 @@ class RSSM(nn.Module):
         params = self.posterior(h, self.embed(sight))
         return Latent(h, self.family.mode(params), memory, sight), raw
 
-    def open_loop(self, start: Latent, action: Tensor) -> tuple[Tensor, Tensor]:
-        """(h, z) [*batch, K, D + Z] and prior [*batch, K, P] of K rows imagined by the prior's
-        mode, from start [*batch] under action [*batch, K, A]; for training."""
+    def open_loop(self, start: Latent, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """h [*batch, K, D], z [*batch, K, Z] and prior [*batch, K, P] of K rows imagined by the
+        prior's mode, from start [*batch] under action [*batch, K, A]; for training."""
         projected = self.core.project(self.scale_action(action))
         tape = self.core.tape()
         if tape is None:
-            latent, rows, priors = start, [], []
+            latent, rows = start, []
             for k in range(action.shape[-2]):
                 h, memory = self.advance(latent, projected[..., k, :])
                 params = self.prior(h)
                 latent = Latent(h, self.family.mode(params), memory, latent.sight)
-                rows.append(features_of(latent))
-                priors.append(params)
-            return torch.stack(rows, dim=-2), torch.stack(priors, dim=-2)
+                rows.append((h, latent.z, params))
+            h, z, prior = (torch.stack(column, dim=-2) for column in zip(*rows, strict=True))
+            return h, z, prior
         lead = action.shape[:-2]
         loop = OpenLoop(tape, Perceptron(self.prior_net), self.family)
         flat, entered = start.flatten(), tape.enter(projected).flatten(0, len(lead) - 1)
         h, z, prior = walk(loop, entered, flat.h, flat.z)
-        features = torch.cat([h, z], dim=-1)
-        return torch.unflatten(features, 0, lead), torch.unflatten(prior, 0, lead)
+        h, z, prior = (torch.unflatten(part, 0, lead) for part in (h, z, prior))
+        return h, z, prior
 
     def shortcut_loop(self, start: Latent, action: Tensor) -> tuple[Tensor, Tensor]:
         """Sight [*batch, K, S] and the direct net's raw output of K rows by the direct path, from

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from bb_wm.model.lookup import affine_of_latent
 from bb_wm.model.nets import MLP, Statistics
+from bb_wm.model.products import joined
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,18 +77,18 @@ class ContinueHead(nn.Module):
         return F.binary_cross_entropy_with_logits(raw + 3.0, goes_on, reduction="none")
 
 
-def side_by_side(nets: list[MLP], x: Tensor, hots: tuple[int, int] | None) -> Tensor:
-    """Outputs [*batch, n] of n perceptrons of one hidden layer and one output, in one pass over x
-    [*batch, D + Z], whose z is one-hots where `hots` says so."""
-    return _leave(nets, affine_of_latent(x, *_entry(nets), hots))
+def side_by_side(nets: list[MLP], h: Tensor, z: Tensor, hots: tuple[int, int] | None) -> Tensor:
+    """Outputs [*batch, n] of n perceptrons of one hidden layer and one output, in one pass over
+    h [*batch, D] and z [*batch, Z], which is one-hots where `hots` says so."""
+    return _leave(nets, affine_of_latent(h, z, *_entry(nets), hots))
 
 
 def beside_trunk(
-    trunk: MLP, nets: list[MLP], x: Tensor, hots: tuple[int, int] | None
+    trunk: MLP, nets: list[MLP], h: Tensor, z: Tensor, hots: tuple[int, int] | None
 ) -> tuple[Tensor, Tensor]:
-    """trunk(x) and `side_by_side` of the others, in one pass over x."""
+    """The trunk's output and `side_by_side` of the others, in one pass over h and z."""
     weights, biases = zip(_entry(nets), _entry([trunk]), strict=True)
-    read = affine_of_latent(x, torch.cat(weights), torch.cat(biases), hots)
+    read = affine_of_latent(h, z, torch.cat(weights), torch.cat(biases), hots)
     width = len(trunk.output.bias)
     sizes = [len(biases[0]), len(biases[1]) - width, width]
     mine, inner, outer = torch.split(read, sizes, dim=-1)
@@ -95,15 +96,15 @@ def beside_trunk(
 
 
 def _entry(nets: list[MLP]) -> tuple[Tensor, Tensor]:
-    """Weight and bias of all that multiplies x itself: hidden layers, then linear paths."""
+    """Weight and bias of all that reads the latent itself: hidden layers, then linear paths."""
     hidden = [cast("nn.Linear", net.hidden[0]) for net in nets]
-    weight = torch.cat([*(one.weight for one in hidden), *(net.linear.weight for net in nets)])
+    weight = joined([*(one.weight for one in hidden), *(net.linear.weight for net in nets)])
     none = [torch.zeros_like(net.output.bias) for net in nets]
     return weight, torch.cat([*(one.bias for one in hidden), *none])
 
 
 def _leave(nets: list[MLP], read: Tensor) -> Tensor:
-    """The outputs [*batch, n] from what `_entry` made of x."""
+    """The outputs [*batch, n] from what `_entry` made of a latent."""
     inner, outer = read.tensor_split([-len(nets)], dim=-1)
     last = torch.stack([net.output.weight[0] for net in nets])
     heads = torch.unflatten(F.silu(inner), -1, last.shape)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Final, cast
 
 import torch
 from torch import nn
@@ -21,8 +22,10 @@ from bb_wm.model.heads import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bb_wm.model.nets import MLP
     from bb_wm.types import Batch, Latent
+
+# What heads say of a row, by the batch's own names; all but the mask, which a model may lack.
+OUTCOMES: Final = ("reward", "safety", "continuation")
 
 
 class Network(nn.Module):
@@ -37,24 +40,37 @@ class Network(nn.Module):
         self.continuation = ContinueHead(rssm.latent_size, head_hidden)
         self.mask = MaskHead(rssm.latent_size, action_size, head_hidden) if masked else None
 
-    def read(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """What decoder heads read in features [*batch, D + Z], and `outcomes`, in one pass."""
-        trunk, outcomes = beside_trunk(
-            self.rssm.trunk, self._heads(), features, self.rssm.family.hots
-        )
-        return torch.cat([F.silu(trunk), features], dim=-1), outcomes
+    def read(
+        self, h: Tensor, z: Tensor, asked: Sequence[str] = OUTCOMES
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """What decoder heads read in (h, z) [*batch, .], and what the heads that are asked say of
+        it before their own scales, [*batch] each; in one pass."""
+        rssm = self.rssm
+        if not asked:
+            return rssm.decode_trunk(torch.cat([h, z], dim=-1)), {}
+        nets = [self.head(name).net for name in asked]
+        trunk, outcomes = beside_trunk(rssm.trunk, nets, h, z, rssm.family.hots)
+        read = torch.cat([F.silu(trunk), h, z], dim=-1)
+        return read, dict(zip(asked, outcomes.unbind(-1), strict=True))
 
-    def outcomes(self, features: Tensor) -> Tensor:
-        """What the heads for reward, risk and continuation read in features [*batch, D + Z], before
-        their own scales: [*batch, 3]."""
-        return side_by_side(self._heads(), features, self.rssm.family.hots)
+    def head(self, outcome: str) -> RewardHead | RiskHead | ContinueHead:
+        """The head of one of `OUTCOMES`."""
+        if outcome == "reward":
+            return self.reward
+        return self.risk if outcome == "safety" else self.continuation
 
-    def _heads(self) -> list[MLP]:
-        return [head.net for head in (self.reward, self.risk, self.continuation)]
+    def errors(
+        self, outcomes: Mapping[str, Tensor], reward: Tensor, safety: Tensor, terminated: Tensor
+    ) -> dict[str, Tensor]:
+        """Per head that was asked, its error [*batch] against what was received in the rows."""
+        real = {"reward": reward, "safety": safety, "continuation": terminated}
+        return {name: self.head(name).error(raw, real[name]) for name, raw in outcomes.items()}
 
     def predict_outcomes(self, latent: Latent) -> tuple[Tensor, Tensor, Tensor]:
         """Reward, risk and continuation [*batch], in one pass over the latent."""
-        reward, risk, goes_on = self.outcomes(features_of(latent)).unbind(-1)
+        nets = [self.head(name).net for name in OUTCOMES]
+        raw = side_by_side(nets, latent.h, latent.z, self.rssm.family.hots)
+        reward, risk, goes_on = raw.unbind(-1)
         return self.reward.value(reward), self.risk.value(risk), self.continuation.value(goes_on)
 
     def predict_reward(self, latent: Latent) -> Tensor:

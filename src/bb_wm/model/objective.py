@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from bb_wm.errors import ConfigError
 from bb_wm.model.dynamics import Filtered
 from bb_wm.model.losses import LossTerms, balanced_kl, free_nats, past_the_end, reachable
 from bb_wm.model.nets import masked_mean, split
+from bb_wm.model.network import OUTCOMES
 from bb_wm.model.stochastic import check_int
 from bb_wm.types import stack_latents
 
@@ -72,6 +73,11 @@ class Objective:
             beta=beta, dynamics=None, representation=None, free=0.0, reward=1.0, shortcut=0.0
         )
 
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The heads that learn: a term of weight 0 is not computed."""
+        return tuple(name for name in OUTCOMES if getattr(self, name) > 0.0)
+
     def free_at(self, updates: int) -> float:
         """Free nats after `updates` updates."""
         if self.free <= 0.0 or self.free_updates == 0:
@@ -108,37 +114,37 @@ def evaluate_terms(
     rssm = network.rssm
     sight = rssm.look(batch.obs)
     walk = rssm.filter(sight, batch.action, batch.is_first, noise.filter)
-    features = torch.cat([walk.h, walk.z], dim=-1)
-    zero = features.new_zeros(())
+    zero = walk.h.new_zeros(())
     section = imagined = None
     if objective.rollout > 0.0 or objective.shortcut > 0.0:
         steps = min(objective.steps, batch.shape[1] - 1)
         section = cut(rssm, batch, walk, noise.starts, steps)
+    groups = [(walk.h, walk.z)]
     if section is not None and objective.rollout > 0.0:
-        imagined = rssm.open_loop(section.start, section.action)
+        *open_rows, imagined = rssm.open_loop(section.start, section.action)
+        groups.append((open_rows[0], open_rows[1]))
     # Real and imagined rows are read in one pass.
-    read, *more = read_rows(network, [features] if imagined is None else [features, imagined[0]])
+    read, *more = read_rows(network, groups, objective.asked)
     reconstruction = decode_nll(network, read, batch.obs, sight, batch.valid, track, 0)
     roll, short = zero, zero
     if section is not None and imagined is not None:
-        roll = rollout_loss(network, section, more[0], imagined[1], objective, track)
+        roll = rollout_loss(network, section, more[0], imagined, objective, track)
     if section is not None and objective.shortcut > 0.0:
         short = shortcut_loss(network, section, track)
         short = short + next_sight_loss(network, batch, sight.detach(), walk.h, track)
     mask = zero
     if network.mask is not None and batch.action_mask is not None:
+        features = torch.cat([walk.h, walk.z], dim=-1)
         mask = masked_mean(network.mask.error(features, batch.action_mask), batch.valid)
     received = batch.valid & ~batch.is_first
+    counts = {"reward": received, "safety": received, "continuation": batch.valid}
+    errors = network.errors(read.outcomes, batch.reward, batch.safety, batch.terminated)
     kl, raw = filter_kl(rssm.family, walk, objective, updates)
-    reward, risk, goes_on = read.outcomes.unbind(-1)
     terms = {
         "reconstruction": masked_mean(reconstruction, batch.valid),
         "kl": masked_mean(kl, batch.valid),
-        "reward": masked_mean(network.reward.error(reward, batch.reward), received),
-        "safety": masked_mean(network.risk.error(risk, batch.safety), received),
-        "continuation": masked_mean(
-            network.continuation.error(goes_on, batch.terminated), batch.valid
-        ),
+        **dict.fromkeys(OUTCOMES, zero),
+        **{name: masked_mean(error, counts[name]) for name, error in errors.items()},
         "rollout": roll,
         "shortcut": short,
         "mask": mask,
@@ -177,21 +183,25 @@ class Read:
     """What decoder and heads read in rows [*batch]."""
 
     params: list[Tensor]  # decoder parameters [*batch, ...] of every run of keys
-    outcomes: Tensor  # [*batch, 3]: reward, risk, continuation before their scales
+    outcomes: dict[str, Tensor]  # [*batch] per head that learns, before its scale
 
 
-def read_rows(network: Network, features: list[Tensor]) -> list[Read]:
-    """Several groups of rows [*batch, D + Z] in one pass."""
-    leads = [part.shape[:-1] for part in features]
-    flat = torch.cat([part.flatten(0, -2) for part in features])
-    trunk, outcomes = network.read(flat)
-    columns = [*(run.modality.head(trunk) for run in network.rssm.runs), outcomes]
+def read_rows(
+    network: Network, groups: list[tuple[Tensor, Tensor]], asked: Sequence[str]
+) -> list[Read]:
+    """Several groups of rows (h, z) [*batch, .] in one pass."""
+    leads = [h.shape[:-1] for h, _ in groups]
+    columns = [[part.flatten(0, -2) for part in column] for column in zip(*groups, strict=True)]
+    h, z = (column[0] if len(column) == 1 else torch.cat(column) for column in columns)
+    read, outcomes = network.read(h, z, asked)
+    heads = [run.modality.head(read) for run in network.rssm.runs]
     sizes = [lead.numel() for lead in leads]
-    pieces = zip(leads, *(column.split(sizes) for column in columns), strict=True)
+    pieces = zip(leads, *(one.split(sizes) for one in (*heads, *outcomes.values())), strict=True)
     found = []
     for lead, *mine in pieces:
-        *params, outcomes = (torch.unflatten(piece, 0, lead) for piece in mine)
-        found.append(Read(params, outcomes))
+        parts = [torch.unflatten(piece, 0, lead) for piece in mine]
+        said = dict(zip(asked, parts[len(heads) :], strict=True))
+        found.append(Read(parts[: len(heads)], said))
     return found
 
 
@@ -284,14 +294,12 @@ def rollout_loss(
     mask = section.reachable
     nll = decode_nll(network, read, section.obs, section.sight, mask, track, 1)
     kl = network.rssm.family.kl(section.posterior, prior)
-    reward, risk, goes_on = read.outcomes.unbind(-1)
-    heads = (
-        objective.reward * network.reward.error(reward, section.reward)
-        + objective.safety * network.risk.error(risk, section.safety)
-        + objective.continuation * network.continuation.error(goes_on, section.terminated)
-    )
+    errors = network.errors(read.outcomes, section.reward, section.safety, section.terminated)
+    heads = sum(getattr(objective, name) * error for name, error in errors.items())
     total = masked_mean(nll + objective.overshoot * kl + heads, mask)
-    ended = network.continuation.error(goes_on, torch.ones_like(section.past))
+    if "continuation" not in errors:
+        return total
+    ended = network.continuation.error(read.outcomes["continuation"], torch.ones_like(mask))
     return total + objective.continuation * masked_mean(ended, section.past)
 
 

@@ -9,7 +9,7 @@ float32. "highest", torch's own default, changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import torch
@@ -46,20 +46,29 @@ def operand(weight: Tensor) -> Tensor:
     return weight
 
 
-def kept(weight: Tensor, name: str, prepare: Callable[[Tensor], Tensor]) -> Tensor:
-    """`prepare(weight)`, kept with the weight until that changes: a plan multiplies by the same
-    weights a hundred times. While gradients are recorded it is made afresh.
+def kept(
+    weight: Tensor, name: str, prepare: Callable[[Tensor], Tensor], beside: Sequence[Tensor] = ()
+) -> Tensor:
+    """`prepare(weight)`, kept with the weight until that, or what it is made of `beside`, changes:
+    a plan multiplies by the same weights a hundred times. While gradients are recorded it is made
+    afresh.
 
     What is kept is no part of the model's state. A change is known by torch's own count of writes,
     which writes through `.data` go around.
     """
-    if torch.is_grad_enabled() or not isinstance(weight, nn.Parameter) or weight.is_inference():
+    if torch.is_grad_enabled() or weight.is_inference():
         return prepare(weight)
-    state = (weight._version, weight.data_ptr(), weight.dtype)
+    state = tuple((one._version, one.data_ptr(), one.dtype) for one in (weight, *beside))
     store: dict[str, tuple[object, Tensor]] = weight.__dict__.setdefault("_prepared", {})
     if name not in store or store[name][0] != state:
         store[name] = state, prepare(weight.detach())
     return store[name][1]
+
+
+def joined(weights: Sequence[Tensor]) -> Tensor:
+    """The weights one below the other, kept with the first of them."""
+    first, *others = weights
+    return kept(first, f"joined {len(others)}", lambda one: torch.cat([one, *others]), others)
 
 
 def times(left: Tensor, right: Tensor, added: Tensor | None = None) -> Tensor:
