@@ -7,6 +7,7 @@ import torch
 from gymnasium import spaces
 from tests.model.builders import FAMILIES, small_config, small_network
 
+from bb_wm.model import lookup
 from bb_wm.model.cores import GRU, GRUModule
 from bb_wm.model.dynamics import RSSM
 from bb_wm.model.nets import RMSNorm, tanh
@@ -68,7 +69,11 @@ def both_ways(
 
 @every_family
 @pytest.mark.parametrize("noisy", [True, False], ids=["sample", "mode"])
-def test_the_filter(family: Stochastic, noisy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("many", [1, 64], ids=["looked up", "multiplied"])
+def test_the_filter(
+    family: Stochastic, noisy: bool, many: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lookup, "_MANY", many)  # after a reset z is no one-hot even so
     rssm = rssm_of(family, mixed=False)
     sight, action = normal(3, 7, 3).requires_grad_(), normal(3, 7, 2).requires_grad_()
     first = torch.zeros(3, 7, dtype=torch.bool)

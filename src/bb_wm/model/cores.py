@@ -19,7 +19,7 @@ from bb_wm.model.lookup import LatentLinear
 from bb_wm.model.nets import RMSNorm, inverse_rms, tanh
 from bb_wm.model.products import Linear
 from bb_wm.model.stochastic import check_int
-from bb_wm.model.tape import Affine, Tape, sigmoid_slope, silu_slope, tanh_slope
+from bb_wm.model.tape import Affine, LatentAffine, Tape, sigmoid_slope, silu_slope, tanh_slope
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -125,7 +125,7 @@ class GRUTape(CoreTape):
     def __init__(self, module: GRUModule) -> None:
         self.size = module.size
         self.entry_bias = module.from_z.bias
-        self.from_z = Affine(module.from_z, bias=False)
+        self.from_z = LatentAffine(module.from_z)
         self.gates = Affine(module.gates, bias=False)
         self.weight, self.bias = module.norm.weight, module.bias
         self.parameters = [self.from_z.weight, self.gates.weight, self.weight, self.bias]

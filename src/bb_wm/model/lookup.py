@@ -40,9 +40,7 @@ def affine_of_latent(
     every column straight through, stays a product. Whatever is not one-hot (an empty belief's
     zeros, a mean of beliefs) is multiplied.
     """
-    index = None
-    if hots is not None and z.device.type == "cpu" and z.numel() >= _MANY * z.shape[-1]:
-        index = _index_of_hots(z.detach(), *hots)
+    index = None if hots is None else index_of_hots(z.detach(), *hots)
     if index is None:
         return linear(torch.cat([h, z], dim=-1) if h.shape[-1] else z, weight, bias)
     source = weight.detach() if torch.is_grad_enabled() else weight
@@ -72,15 +70,16 @@ class _LookUp(torch.autograd.Function):
         h, index, factor = ctx.saved_tensors
         by_h = by_z = by_weight = None
         rest = h.shape[1]
+        slope = slope.to(factor.dtype)
         if any(ctx.needs_input_grad[:2]):
             by_h, by_z = times(slope, factor).tensor_split([rest], dim=1)
         if ctx.needs_input_grad[2]:
-            by_table = _gather(index, slope, factor.shape[1] - rest)
-            by_weight = torch.cat([times(slope.t().to(factor.dtype), h), by_table.t()], dim=1)
+            by_table = gathered(index, slope, factor.shape[1] - rest)
+            by_weight = torch.cat([times(slope.t(), h), by_table.t()], dim=1)
         return by_h, by_z, by_weight, None, None, None
 
 
-def _gather(index: Tensor, slope: Tensor, size: int) -> Tensor:
+def gathered(index: Tensor, slope: Tensor, size: int) -> Tensor:
     """[size, O]: to each row of a table, the sum of the slopes [N, O] of all that looked it up.
 
     A table's row reads its slopes one after the other; adding each slope [O] to the `groups` rows
@@ -90,15 +89,19 @@ def _gather(index: Tensor, slope: Tensor, size: int) -> Tensor:
     order = asked.argsort(stable=True)
     counts = torch.bincount(asked, minlength=size)
     rows = order.remainder_(slope.shape[0])
-    return F.embedding_bag(rows, slope, counts.cumsum(0).sub_(counts), mode="sum")
+    found = F.embedding_bag(rows, slope, counts.cumsum(0).sub_(counts), mode="sum")
+    return found.float() if slope.dtype == torch.bfloat16 else found
 
 
-def _index_of_hots(z: Tensor, groups: int, classes: int) -> Tensor | None:
-    """Rows [N, groups] of a table [groups * classes, .]; None where z is not all one-hots.
+def index_of_hots(z: Tensor, groups: int, classes: int) -> Tensor | None:
+    """Rows [N, groups] of a table [groups * classes, .]; None where looking up does not pay, or z
+    [*, groups * classes] is not all one-hots.
 
     Products with a vector are several times faster than `max`. Where a group's numbers are at least
     0 and their sum is 1, they are a one-hot if the one they point at is 1.
     """
+    if z.device.type != "cpu" or z.numel() < _MANY * z.shape[-1]:
+        return None
     flat = z.reshape(-1, classes)
     if not bool(z.amin() >= 0.0) or not bool((flat @ flat.new_ones(classes) == 1.0).all()):
         return None

@@ -16,11 +16,13 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from bb_wm.model.lookup import gathered, index_of_hots
 from bb_wm.model.products import operand, times
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from bb_wm.model.lookup import LatentLinear
     from bb_wm.model.nets import MLP
 
     Pull = Callable[[Tensor], Tensor]
@@ -77,6 +79,39 @@ class Affine(Tape):
         if self.bias is None:
             return [by_weight]
         return [by_weight, slopes.sum(0, dtype=self.bias.dtype)]
+
+
+class LatentAffine(Affine):
+    """y = W z + what is added, of a z that may be one-hots: these are looked up, and what they gave
+    is gathered (`bb_wm.model.lookup`)."""
+
+    def __init__(self, linear: LatentLinear) -> None:
+        super().__init__(linear, bias=False)
+        self.hots = linear.hots
+        self.table: Tensor | None = None
+        self.rows: list[Tensor | None] = []  # what was looked up, None where it was multiplied
+
+    def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
+        index = None if self.hots is None else index_of_hots(x, *self.hots)
+        self.rows.append(index)
+        if index is None:
+            return super().forward(x, added)
+        if self.table is None:
+            self.table = self.factor.t().contiguous()
+        found = F.embedding_bag(index, self.table, mode="sum").to(x.dtype)
+        return found if added is None else found.add_(added)
+
+    def gradients(self) -> list[Tensor]:
+        pairs = list(zip(self.rows, self.slopes[::-1], strict=True))
+        hot = [(row, slope) for row, slope in pairs if row is not None]
+        if not hot:
+            return super().gradients()
+        index, slopes = (torch.cat(column) for column in zip(*hot, strict=True))
+        by_weight = gathered(index, slopes, self.weight.shape[1]).t()
+        if self.inputs:
+            cold = torch.cat([slope for row, slope in pairs if row is None])
+            by_weight = by_weight + times(cold.t(), torch.cat(self.inputs))
+        return [by_weight]
 
 
 class Perceptron(Tape):
