@@ -65,7 +65,7 @@ class WorldModelConfig:
     `horizon` is the rollout's default; `max_horizon` the longest one that is not refused.
     The learning rate rises over `warmup` updates; after `anneal` of them it falls with the square
     root of the updates (0: never), so that no end need be known; `guess_rate` and `guess_anneal`
-    are those of the net that says what a row alone says.
+    are those of the net that says what a row alone says, whose rate falls with the updates.
     `average` is the decay of the averaged weights that beliefs and rollouts use (0 turns it off).
     `action_mask` learns which actions are available. `budget=None` lifts the section 5 ranges.
     """
@@ -82,7 +82,7 @@ class WorldModelConfig:
     learning_rate: float = 3e-3
     warmup: int = 100
     anneal: int = 1000
-    guess_rate: float = 1e-2
+    guess_rate: float = 2e-2
     guess_anneal: int = 300
     weight_decay: float = 1e-4
     clip: float = 0.3

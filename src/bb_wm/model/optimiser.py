@@ -1,4 +1,4 @@
-"""One training step that cannot break the parameters: clip, guard, AdamW, averaged weights."""
+"""One training step that cannot break the parameters: clip, guard, AdamW or SOAP, averages."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+
+from bb_wm.model.soap import Soap
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,17 +19,19 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class Rate:
     """A learning rate: up to `peak` over `warmup` steps, and from `anneal` on (0: never) down with
-    the square root of the steps, which needs no end that is known beforehand (Vaswani et al. 2017).
+    a power of the steps, which needs no end that is known beforehand: their square root (Vaswani et
+    al. 2017), or the steps themselves (Robbins & Monro 1951).
     """
 
     peak: float
     warmup: int
     anneal: int
+    power: float = 0.5
 
     def at(self, step: int) -> float:
         """The rate of a step, from 1 on."""
         risen = min(1.0, step / max(1, self.warmup))
-        fallen = min(1.0, (self.anneal / step) ** 0.5) if self.anneal else 1.0
+        fallen = min(1.0, (self.anneal / step) ** self.power) if self.anneal else 1.0
         return self.peak * risen * fallen
 
 
@@ -36,7 +40,8 @@ class OptimiserSettings:
     """AdamW with adaptive clipping; `average` is the decay of averaged weights.
 
     `guess` is the rate of the net that says what a row alone says: a plain regression that learns
-    by itself, and bears larger steps than a recurrent net and the heads that plans are judged by.
+    by itself, by SOAP, and bears larger steps than a recurrent net and the heads that plans are
+    judged by.
     """
 
     rate: Rate
@@ -63,12 +68,19 @@ class Optimiser:
         self.averaged = copy.deepcopy(network).requires_grad_(False)
         self._share_buffers()
         self.averages: list[Tensor] = list(self.averaged.parameters())
-        guesses = {id(parameter) for parameter in network.rssm.markov.parameters()}
-        self.guesses = {i for i, p in enumerate(self.parameters) if id(p) in guesses}
         self.buffers = list(network.buffers())
         # The moments exist from the start, so that a state is complete at any time.
         self.first = [torch.zeros_like(parameter) for parameter in self.parameters]
         self.second = [torch.zeros_like(parameter) for parameter in self.parameters]
+        alone = {id(parameter) for parameter in network.rssm.markov.parameters()}
+        guesses = [i for i, p in enumerate(self.parameters) if id(p) in alone]
+        # Where each parameter of the row's own net stands among them.
+        self.guesses = {i: k for k, i in enumerate(guesses)}
+        self.soap = Soap(
+            {self.names[i]: self.parameters[i] for i in guesses},
+            [self.first[i] for i in guesses],
+            [self.second[i] for i in guesses],
+        )
 
     def _share_buffers(self) -> None:
         for mine, theirs in zip(self.network.modules(), self.averaged.modules(), strict=True):
@@ -106,37 +118,43 @@ class Optimiser:
             limit = self.settings.clip * weights.clamp_min(1e-3)
             torch._foreach_mul_(gradients, list((limit / (sizes + 1e-8)).clamp_max(1.0).unbind()))
         self.steps += 1
-        self._adamw(reached, owners, gradients)
+        found = dict(zip(reached, gradients, strict=True))
+        self._adamw([i for i in reached if i not in self.guesses], found)
+        self.soap.step(
+            {k: found[i] for i, k in self.guesses.items() if i in found},
+            self.steps,
+            rate=self.settings.guess.at(self.steps),
+            weight_decay=self.settings.weight_decay,
+        )
         self._forget_gradients()
         self._average()
         return True, norm
 
     @torch.no_grad()
-    def _adamw(self, reached: list[int], owners: list[Tensor], gradients: list[Tensor]) -> None:
+    def _adamw(self, which: list[int], gradients: dict[int, Tensor]) -> None:
         """AdamW (Loshchilov & Hutter 2019) by the kernel of torch.optim.AdamW(fused=True).
 
         The class itself would load torch's compiler at its first use: 800 modules, over a second.
         """
+        if not which:
+            return
+        owners = [self.parameters[i] for i in which]
         step = torch.tensor(float(self.steps), device=owners[0].device)
-        for rate, guesses in ((self.settings.rate, False), (self.settings.guess, True)):
-            group = [k for k, i in enumerate(reached) if (i in self.guesses) == guesses]
-            if not group:
-                continue
-            torch._fused_adamw_(
-                [owners[k] for k in group],
-                [gradients[k] for k in group],
-                [self.first[reached[k]] for k in group],
-                [self.second[reached[k]] for k in group],
-                [],
-                [step] * len(group),
-                lr=rate.at(self.steps),
-                beta1=0.9,
-                beta2=0.999,
-                weight_decay=self.settings.weight_decay,
-                eps=1e-8,
-                amsgrad=False,
-                maximize=False,
-            )
+        torch._fused_adamw_(
+            owners,
+            [gradients[i] for i in which],
+            [self.first[i] for i in which],
+            [self.second[i] for i in which],
+            [],
+            [step] * len(which),
+            lr=self.settings.rate.at(self.steps),
+            beta1=0.9,
+            beta2=0.999,
+            weight_decay=self.settings.weight_decay,
+            eps=1e-8,
+            amsgrad=False,
+            maximize=False,
+        )
 
     def _forget_gradients(self) -> None:
         for parameter in self.parameters:
@@ -162,6 +180,8 @@ class Optimiser:
         for kind, members in self._kinds().items():
             for name, member in zip(self.names, members, strict=True):
                 tensors[f"{kind}/{name}"] = member.detach()
+        for name, tensor in self.soap.state().items():
+            tensors[f"optimiser/{name}"] = tensor
         for name, buffer in self.network.named_buffers():
             tensors[f"statistics/{name}"] = buffer
         return tensors
@@ -173,5 +193,7 @@ class Optimiser:
         for kind, members in self._kinds().items():
             for name, member in zip(self.names, members, strict=True):
                 member.copy_(tensors[f"{kind}/{name}"])
+        for name, tensor in self.soap.state().items():
+            tensor.copy_(tensors[f"optimiser/{name}"])
         for name, buffer in self.network.named_buffers():
             buffer.copy_(tensors[f"statistics/{name}"])

@@ -73,7 +73,7 @@ class WorldModel:
             network,
             OptimiserSettings(
                 Rate(config.learning_rate, config.warmup, config.anneal),
-                Rate(config.guess_rate, config.warmup, config.guess_anneal),
+                Rate(config.guess_rate, config.warmup, config.guess_anneal, power=1.0),
                 config.weight_decay,
                 config.clip,
                 config.average,
