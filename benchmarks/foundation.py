@@ -36,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     options = _parser().parse_args(arguments)
     if options.command == "report":
-        return report.write([Results(folder) for folder in options.out], options.page)
+        folders = [Results(folder) for folder in options.out]
+        return report.write(folders, options.page, keep=options.keep)
     results = Results(options.out)
     if options.command == "import-time":
         return _import_time(results)
@@ -92,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
         default=[ROOT / "bench-out"],
         help="folders of JSON results; those made with other settings get a section of their own",
     )
+    page.add_argument("--keep", action="store_true", help="leave sections without results as is")
     page.add_argument("--page", type=Path, default=ROOT / "docs" / "benchmarks.md")
     return parser
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,8 +72,12 @@ _OTHERS = {
 }
 
 
-def write(folders: Sequence[Results], page: Path) -> int:
-    """Write the page from the results of all folders; 1 when there is nothing to write about."""
+def write(folders: Sequence[Results], page: Path, *, keep: bool = False) -> int:
+    """Write the page from the results of all folders; 1 when there is nothing to write about.
+
+    With `keep` the page's sections of which there are no results stay as they are, with the commits
+    and seeds that stand in them.
+    """
     found = [result for results in folders for result in results.all()]
     sections = [_HEAD]
     worlds = [r for r in found if r["part"] == "worlds"]
@@ -90,10 +95,23 @@ def write(folders: Sequence[Results], page: Path) -> int:
     if len(sections) == 1:
         say(f"no results in {', '.join(str(results.folder) for results in folders)}")
         return 1
+    text = "\n\n".join(s.strip() for s in sections)
+    if keep and page.exists():
+        text = _merged(page.read_text(encoding="utf-8"), text)
     page.parent.mkdir(parents=True, exist_ok=True)
-    durable.write_file(page, ("\n\n".join(s.strip() for s in sections) + "\n").encode())
+    durable.write_file(page, (text.strip() + "\n").encode())
     say(f"wrote {page}")
     return 0
+
+
+def _merged(old: str, new: str) -> str:
+    """The old page with its sections replaced by the new page's of the same title."""
+    (_, *kept), (head, *made) = (
+        re.split(r"(?m)^(?=## )", text.strip() + "\n\n") for text in (old, new)
+    )
+    sections = {section.splitlines()[0]: section for section in kept}
+    sections |= {section.splitlines()[0]: section for section in made}
+    return head + "".join(sections.values())
 
 
 def _by_settings(found: Found, *without: str) -> list[Found]:

@@ -123,6 +123,15 @@ def test_the_report_says_mean_and_range_of_the_seeds_and_whether_bars_are_met(tm
     assert cells[-1] == "missed"  # the linear baseline is exact here, so nothing is below it
 
 
+def test_a_report_may_keep_what_it_has_no_results_of() -> None:
+    old = "# Title\n\nold words\n\n## One\n\n1\n\n### Part\n\na\n\n## Two\n\n2\n"
+    new = "# Title\n\nnew words\n\n## Two\n\n22\n\n## Three\n\n3"
+    expected = (
+        "# Title\n\nnew words\n\n## One\n\n1\n\n### Part\n\na\n\n## Two\n\n22\n\n## Three\n\n3"
+    )
+    assert report._merged(old, new).strip() == expected
+
+
 def test_a_report_of_nothing_writes_nothing(tmp_path):
     page = tmp_path / "benchmarks.md"
     assert main(["report", "--out", str(tmp_path / "out"), "--page", str(page)]) == 1
