@@ -121,6 +121,24 @@ def test_what_memory_adds_is_weighed_in_beliefs_and_whole_in_learning(
     assert torch.equal(rssm.shortcut_step(start, action, learning=True)[0].sight, whole.sight)
 
 
+def test_h_learns_from_memorys_part_as_far_as_it_comes_true() -> None:
+    network, batch = small_network(*PAIRS[0], double=True), small_batch(double=True)
+    rssm = network.rssm
+    torch.nn.init.normal_(rssm.direct.output.weight)
+    latent = walk(network, batch, small_noise(network, batch).filter).row(3).detach()
+    h, scaled = latent.h.requires_grad_(), rssm.scale_action(batch.action[:, 0])
+
+    def slopes() -> tuple[torch.Tensor, ...]:
+        said = rssm.remember(h, latent.sight, scaled).square().sum()
+        return torch.autograd.grad(said, [h, *rssm.direct.parameters()])
+
+    by_h, *whole = slopes()
+    rssm.memory_share.value.fill_(0.25)
+    shared, *same = slopes()
+    torch.testing.assert_close(shared, 0.25 * by_h)
+    torch.testing.assert_close(same, whole)
+
+
 @every_pair
 def test_the_shortcut_never_asks_the_prior(core: Core, family: Stochastic) -> None:
     network, batch = small_network(core, family), small_batch()

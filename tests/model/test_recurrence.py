@@ -100,6 +100,7 @@ def test_the_open_loops(
     family: Stochastic, mixed: bool, steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rssm = rssm_of(family, mixed=mixed)
+    rssm.memory_share.value.uniform_(generator=torch.Generator().manual_seed(0))
     start, action = start_of(rssm, family), normal(3, 2, steps, 2).requires_grad_()
 
     def run() -> tuple[torch.Tensor, ...]:

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from bb_wm.model.lookup import LatentLinear
 from bb_wm.model.modalities import Modality, modality_of, runs_of
-from bb_wm.model.nets import MLP, RunningShare, Statistics, split
+from bb_wm.model.nets import MLP, RunningShare, Statistics, share_gradient, split
 from bb_wm.model.products import Linear
 from bb_wm.model.recurrence import FilterLoop, OpenLoop, PosteriorTape, ShortcutLoop
 from bb_wm.model.tape import Affine, Perceptron, walk
@@ -316,6 +316,7 @@ class RSSM(nn.Module):
             PosteriorTape(self.h_to_posterior, self.posterior_output),
             self.family,
             self.advance_sight,
+            self.memory_share.value.mean(),
         )
         flat, entered = start.flatten(), tape.enter(self.core.project(scaled))
         skip_bias = self.sight_to_posterior.bias + self.posterior_output.bias
@@ -345,7 +346,9 @@ class RSSM(nn.Module):
         return self.settle_sight(torch.lerp(alone, whole, self.memory_share.value)), raw
 
     def remember(self, h: Tensor, sight: Tensor, scaled_action: Tensor) -> Tensor:
-        """What memory adds to the direct path's raw output."""
+        """What memory adds to the direct path's raw output. h learns from it as far as it comes
+        true: where rows tell everything, memory is left to what else it is for."""
+        h = share_gradient(h, self.memory_share.value.mean())
         return cast("Tensor", self.direct(torch.cat([h, sight, scaled_action], dim=-1)))
 
     def guess(self, sight: Tensor, scaled_action: Tensor) -> Tensor:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import torch
+
+from bb_wm.model.nets import share_gradient
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,22 +50,6 @@ def balanced_kl(
     # One divergence instead of two.
     q, p = share_gradient(q, representation / total), share_gradient(p, dynamics / total)
     return total * family.kl(q, p)
-
-
-def share_gradient(x: Tensor, share: float) -> Tensor:
-    """x itself, with that share of its gradient."""
-    return cast("Tensor", _Share.apply(x, share))  # type: ignore[no-untyped-call]
-
-
-class _Share(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, share: float) -> Tensor:
-        ctx.share = share
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:
-        return slope * ctx.share, None
 
 
 def free_nats(kl: Tensor, free: float) -> Tensor:

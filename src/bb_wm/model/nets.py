@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -264,3 +264,19 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Mean over the entries where mask is true; 0 when there are none."""
     weight = mask.to(values.dtype)
     return (values * weight).sum() / weight.sum().clamp_min(1.0)
+
+
+def share_gradient(x: Tensor, share: float | Tensor) -> Tensor:
+    """x itself, with that share of its gradient."""
+    return cast("Tensor", _Share.apply(x, share))  # type: ignore[no-untyped-call]
+
+
+class _Share(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, share: float | Tensor) -> Tensor:
+        ctx.share = share
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:
+        return slope * ctx.share, None

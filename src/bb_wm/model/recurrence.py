@@ -132,9 +132,9 @@ class ShortcutLoop(Loop):
     """entered [N, K, U], scaled actions [N, K, A], h, z, sight [N, .], biases -> sight, raw.
 
     `guess`, held, is what a row alone says of the next one's raw output, to which the direct net
-    adds. `advance` makes the next sight of the last one and of the raw output, and
-    has no parameters. `biases` are what the sight's two parts of the posterior are added to.
-    The last row's z is never read, so it is not made.
+    adds; that `share` of the direct net's gradient reaches h. `advance` makes the next sight of the
+    last one and of the raw output, and has no parameters. `biases` are what the sight's two parts
+    of the posterior are added to. The last row's z is never read, so it is not made.
     """
 
     def __init__(
@@ -147,10 +147,11 @@ class ShortcutLoop(Loop):
         posterior: PosteriorTape,
         family: Stochastic,
         advance: Callable[[Tensor, Tensor], Tensor],
+        share: Tensor,
     ) -> None:
         self.core, self.direct, self.guess, self.encoder = core, direct, guess, encoder
         self.skip, self.posterior, self.family = skip, posterior, family
-        self.advance = advance
+        self.advance, self.share = advance, share
         self.tapes = (core, direct, guess, encoder, skip, posterior)
         self.pulls: list[Pull] = []
         self.moves: list[Callable[[Tensor], tuple[Tensor, ...]]] = []
@@ -193,7 +194,7 @@ class ShortcutLoop(Loop):
             to_row = to_row + self.guess.backward(k, to_raw)
             direct_sight, to_action = to_row.tensor_split([past_sight.shape[-1]], dim=-1)
             past_sight = past_sight + direct_sight
-            past_h, past_z, to_entered = self.core.backward(k, past_h + direct_h)
+            past_h, past_z, to_entered = self.core.backward(k, past_h + self.share * direct_h)
             found.append((to_entered, to_action))
         by_biases: list[Tensor | None] = [None, None]
         if seen:
