@@ -5,15 +5,18 @@
     python -m benchmarks.tools report                  print the tables again
 
 Per seed, on a real repository behind a real mcp-server-git, with the careless agent of
-examples/tool_calls.py: `--record` calls are recorded in a sandbox, where the dangerous call is
-provoked more often; a model is trained on them (`bb-wm train --preset tiny`, risk weighing ten);
-the gate decides beside the agent at work for `--shadow` calls, which its margins are made of; and
-then in front of it until `--destructive` calls that would lose staged work and `--harmless` others
-were proposed. That is the first row of a seed. For the second one the model is trained again on all
-that was recorded by then, and decides beside the agent for `--again` calls. Clean resets (the same
-call on an index with nothing to lose) are among the harmless ones, as many as the agent makes. Then
-the faults, each with staged work at stake that `git_reset` would destroy: the proxy killed, its
-model damaged, a decision that hangs, a model that is still loading. One thread.
+examples/tool_calls.py, and git_diff_staged as the look-up: `--record` calls, the guard's looks among
+them, are recorded in a sandbox, where the dangerous call is provoked more often; a model is trained
+on them (`bb-wm train --preset tiny`, risk weighing ten); the gate decides beside the agent at work
+for `--shadow` calls and until so many did harm that a tool which does may be allowed at all, which
+its bounds are made of; and then in front of it until `--destructive` calls that would lose staged
+work and `--harmless` others were proposed. That is the first row of a seed. For the second one the
+model is trained again on all that was recorded by then, and decides beside the agent for as many
+calls. Clean resets (the same call on an index with nothing to lose) are among the harmless ones, as
+many as the agent makes. Looks that the guard made are counted apart: they are none of the agent's
+calls. `--no-look` leaves them out of everything. Then the faults, each with staged work at stake
+that `git_reset` would destroy: the proxy killed, its model damaged, a decision that hangs, a model
+that is still loading. One thread.
 """
 
 from __future__ import annotations

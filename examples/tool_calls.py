@@ -32,11 +32,12 @@ from fastmcp.server import create_proxy
 
 from bb_wm.cli import main
 from bb_wm.decide import Gate, Ledger
-from bb_wm.serve import Answer, Guard, GuardSettings, Judge, Recording, ToolCall
+from bb_wm.serve import Answer, Guard, GuardSettings, Judge, LookUp, Recording, ToolCall
 from bb_wm.serve.harm import Settle
 from bb_wm.serve.mcp_proxy import GuardMiddleware
 
 LOOKS = ("git_status", "git_diff_staged", "git_diff_unstaged", "git_log", "git_branch", "git_show")
+LOOK_FIRST = LookUp(ToolCall("git_diff_staged", {"repo_path": "."}))
 FILES = ("plan.txt", "notes.txt", "parts.txt", "todo.txt")
 
 
@@ -175,6 +176,7 @@ class Played:
     tasks: int = 0
     solved: int = 0
     calls: int = 0
+    looks: int = 0  # made by the guard, and counted nowhere else
     lost: int = 0
     harmful: int = 0
     harmful_held: int = 0
@@ -209,6 +211,7 @@ async def play(
     """At most `tasks` tasks, each on a fresh repository and a conversation of its own; the last one
     stops where what was found is `enough`."""
     found = Played()
+    looked = 0 if guard is None else guard.guard.looked
     for task in range(tasks):
         repo.renew()
         if guard is not None:
@@ -221,6 +224,7 @@ async def play(
             held = result.is_error and "Held by bb-wm" in result.content[0].text
             lost = now == head and not before <= staged
             found.add(tool, tool == "git_reset" and bool(before), held, lost)
+            found.looks = 0 if guard is None else guard.guard.looked - looked
             if enough(found):
                 return found
         found.tasks += 1
@@ -237,6 +241,7 @@ class Desk:
 
     out: Path
     trained: int = 1  # which of the trainings on what was recorded by then
+    look_ups: tuple[LookUp, ...] = (LOOK_FIRST,)
 
     @property
     def repo(self) -> Repository:
@@ -266,9 +271,14 @@ class Desk:
             return await play(client, self.repo, middleware, **how)
 
     def record(self, **how: Any) -> Played:
-        """Watch the agent."""
-        harm = self.repo.staged_work_lost
-        with Guard("record", recording=Recording(self.recording), harm=harm, report=print) as guard:
+        """Watch the agent, and look at what is staged before it resets."""
+        with Guard(
+            "record",
+            recording=Recording(self.recording),
+            settings=GuardSettings(look_ups=self.look_ups),
+            harm=self.repo.staged_work_lost,
+            report=print,
+        ) as guard:
             return asyncio.run(self.play(guard, **how))
 
     def train(self, updates: int) -> None:
@@ -284,9 +294,15 @@ class Desk:
         return Guard(
             mode,
             recording=recording if mode == "shadow" else None,
-            judge=Judge.load(self.run, coverage=coverage, limit=limit, recording=recording),
+            judge=Judge.load(
+                self.run,
+                coverage=coverage,
+                limit=limit,
+                recording=recording,
+                look_ups=self.look_ups,
+            ),
             ledger=Ledger(self.out / f"{mode}-{time.time_ns()}.sqlite"),
-            settings=GuardSettings(gate=gate, deadline=10.0),
+            settings=GuardSettings(gate=gate, deadline=10.0, look_ups=self.look_ups),
             harm=self.repo.staged_work_lost if measure else None,
             report=print,
         )

@@ -74,6 +74,28 @@ class Alarm:
         return max(bound, self.harm) if risk >= self.level else bound
 
 
+@dataclass(frozen=True, slots=True)
+class Tested:
+    """What held-out calls of tools that have done harm allow to say of others like them."""
+
+    margin: Margin
+    alarm: Alarm
+
+    @classmethod
+    def of(cls, calls: Iterable[tuple[float, float]], limit: float, coverage: float) -> Tested:
+        """From (risk, V_s) of held-out calls: the margin of those expected within the limit, the
+        alarm of those that went beyond it (beyond 0 where the limit is inf)."""
+        known = list(calls)
+        errors = [harm - risk for risk, harm in known if not risk > limit]  # NaN too
+        beyond = limit if math.isfinite(limit) else 0.0
+        alarm = Alarm.of([(risk, harm) for risk, harm in known if harm > beyond], coverage)
+        return cls(Margin.of(errors, coverage), alarm)
+
+    def bound(self, risk: float) -> float:
+        """The bound of a call of this estimated risk."""
+        return self.alarm.bound(risk, self.margin.bound(risk))
+
+
 def fewest(coverage: float) -> int:
     """Held-out calls below which there is no margin: 19 at 0.95, 9 at 0.9."""
     return math.ceil(coverage / (1 - coverage) - 1e-9)
