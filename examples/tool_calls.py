@@ -307,21 +307,21 @@ class Desk:
             report=print,
         )
 
-    async def overhead(self, guard: Guard, calls: int) -> Overhead:
-        """The same call straight and through the guard, taken in turns."""
+    async def overhead(self, guard: Guard, calls: int, tool: str = "git_branch") -> Overhead:
+        """The same call straight and through the guard, taken in turns, with nothing staged."""
         self.repo.renew()
         proxy = create_proxy(self.server(), name="guarded")
         middleware = GuardMiddleware(guard)
         proxy.add_middleware(middleware)
         wall: tuple[list[float], list[float]] = ([], [])
         busy: tuple[list[float], list[float]] = ([], [])
-        look = {"repo_path": ".", "branch_type": "local"}
+        given = {"repo_path": "."} | ({"branch_type": "local"} if tool == "git_branch" else {})
         async with Client(self.server()) as straight, Client(proxy) as guarded:
             for turn in range(2 * calls + 6):
                 if turn % 10 == 0:  # nobody recorded a hundred of the same call in a row
                     middleware.new_conversation()
                 started, worked = time.perf_counter(), time.process_time()
-                await (straight, guarded)[turn % 2].call_tool("git_branch", look)
+                await (straight, guarded)[turn % 2].call_tool(tool, given)
                 if turn >= 6:  # the first few wake everything up
                     wall[turn % 2].append(1e3 * (time.perf_counter() - started))
                     busy[turn % 2].append(1e3 * (time.process_time() - worked))

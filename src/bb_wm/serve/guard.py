@@ -5,6 +5,9 @@ shadow    as record, and a gate decides beside every call, into the ledger; noth
 enforce   only what the gate allows is made: ACT makes the call, ASK looks or asks a person first,
           HOLD refuses with a reason the agent can read
 
+Look-ups that the user named are made in all three: in record and shadow before calls that may
+destroy, so that there is something to learn from, in enforce where one is worth it.
+
 Our own failures never hold anything back in record and shadow, and always do in enforce. Between
 the agent's framework and the guard stands one generator, `script`: it yields what is to be done
 (decide, run a call, ask a person) and is sent what came of it, so that threads, asyncio and any
@@ -106,7 +109,7 @@ class Guard:
         self._known = Known(frozenset(recorded.texts))
         settings = self.settings
         self._first = LookFirst(settings.look_ups, settings.look_first, set(recorded.harmful))
-        self.looked = 0
+        self.looked = 0  # look-ups made so far
 
     @property
     def judge(self) -> Judge | Fault | None:
@@ -182,14 +185,16 @@ class Guard:
         self, talk: Talk, call: ToolCall, decision: Decision, why: str, **note: str
     ) -> Reply:
         self._settle(talk, call, Answer(refused=True), None, decision, **note)
-        return Reply(None, refusal(call, decision, why, self._lack(call, decision)), decision)
+        return Reply(None, refusal(call, decision, why, self._lack(talk, call, decision)), decision)
 
-    def _lack(self, call: ToolCall, decision: Decision) -> str:
+    def _lack(self, talk: Talk, call: ToolCall, decision: Decision) -> str:
         """What the judge would need before it can allow such a call; never raises."""
         judge, limit = self.judge, self.settings.gate.limit
         if isinstance(judge, Judge):
             with suppress(Exception):
-                return lacks(judge, call, judge.featuriser.act(call), decision.risk, limit)
+                after = self._after(judge, talk)
+                action = judge.featuriser.act(call)
+                return lacks(judge, call, action, decision.risk, limit, after)
         return ""
 
     # --- deciding --------------------------------------------------------------------------------
@@ -248,8 +253,7 @@ class Guard:
                 action = masked_action(row.full_action, judge.known)
                 if judge.goes_on(action):
                     latent = judge.go_on(latent, action, judge.sees(row.full_obs))
-            last = talk.last
-            looks = [x for x in self.settings.look_ups if may_look and not x.just_made(last)]
+            looks = [x for x in self.settings.look_ups if may_look and not x.just_made(talk.last)]
             evidence = judge.evidence(
                 latent,
                 call,
@@ -259,11 +263,16 @@ class Guard:
                 deadline=started + self.settings.deadline,
                 look_ups=[(look, self._action(judge, look.call)) for look in looks],
                 person=self.settings.person if self.mode is Mode.ENFORCE else None,
-                after=b"" if last is None else judge.after(last.full_action, last.full_obs),
+                after=self._after(judge, talk),
             )
         except Exception as error:
             return Evidence.failed(Fault.of(error, "judge")), None, 0
         return evidence, latent, len(pending)
+
+    @staticmethod
+    def _after(judge: Judge, talk: Talk) -> bytes:
+        last = talk.last
+        return b"" if last is None else judge.after(last.full_action, last.full_obs)
 
     @staticmethod
     def _action(judge: Judge, call: ToolCall) -> np.ndarray:

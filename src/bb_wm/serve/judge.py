@@ -19,7 +19,7 @@ from bb_wm.decide import AskEvidence, CandidateEvidence, Evidence
 from bb_wm.decide.evidence import stage
 from bb_wm.errors import ConfigError, DataError
 from bb_wm.serve.asking import LookUp, person_evidence, refused_look
-from bb_wm.serve.bounds import Alarm, Margin, Prior, Tested
+from bb_wm.serve.bounds import Alarm, Grounds, Margin, Prior
 from bb_wm.serve.calls import ToolCall
 from bb_wm.serve.conversation import Obs, masked_action, masked_obs
 from bb_wm.serve.experience import Experience, tool_of
@@ -70,7 +70,7 @@ class Judge:
     harmful: frozenset[bytes]
     margins: tuple[Margin, Margin]
     alarm: Alarm = field(default_factory=Alarm)
-    looks: Mapping[bytes, Tested] = field(default_factory=dict)
+    looks: Mapping[bytes, Grounds] = field(default_factory=dict)
     worths: Mapping[tuple[bytes, bytes], Worth] = field(default_factory=dict)
     missed: int = 0
     limit: float = math.inf
@@ -152,7 +152,7 @@ class Judge:
             raise DataError("run", expected="recorded conversations", actual="none")
         learnt = Experience.of(train)
         known = Known(frozenset(learnt.texts), grow=False)
-        untested = Tested.of([], limit, coverage)
+        untested = Grounds.of([], limit, coverage)
         judge = cls(
             model,
             featuriser,
@@ -176,14 +176,14 @@ class Judge:
         """The same with the margins and the alarm that held-out conversations give."""
         calls = list(judged_calls(self, heldout))
 
-        def tested(chosen: Callable[[JudgedCall], bool]) -> Tested:
+        def grounds(chosen: Callable[[JudgedCall], bool]) -> Grounds:
             pairs = [(one.risk, one.harm) for one in calls if chosen(one)]
-            return Tested.of(pairs, self.limit, coverage)
+            return Grounds.of(pairs, self.limit, coverage)
 
-        def after(look: bytes) -> Tested:
-            return tested(lambda one: one.tool in self.harmful and one.after == look)
+        def after(look: bytes) -> Grounds:
+            return grounds(lambda one: one.tool in self.harmful and one.after == look)
 
-        safe, harmful = tested(lambda one: one.tool not in self.harmful), after(b"")
+        safe, harmful = grounds(lambda one: one.tool not in self.harmful), after(b"")
         judge = replace(
             self,
             margins=(safe.margin, harmful.margin),
@@ -248,14 +248,19 @@ class Judge:
         made = masked_action(action, self.known).tobytes()
         return made if made in self.looks and not obs[KEY][ERROR_AT] else b""
 
-    def tested(self, after: bytes) -> Tested:
+    @property
+    def heldout_harm(self) -> int:
+        """How many held-out calls did harm, after a look-up or not."""
+        return self.alarm.calls + sum(one.alarm.calls for one in self.looks.values())
+
+    def grounds(self, after: bytes) -> Grounds:
         """What tools that have done harm were tested on, straight after this look-up."""
-        return self.looks[after] if after else Tested(self.margins[True], self.alarm)
+        return self.looks[after] if after else Grounds(self.margins[True], self.alarm)
 
     def learnt_bound(self, tool: bytes, risk: float, after: bytes = b"") -> float:
         """The bound on V_s of a call of a tool (its code) with this estimated risk, hints apart."""
         if tool in self.harmful:
-            return self.tested(after).bound(risk)
+            return self.grounds(after).bound(risk)
         return self.margins[False].bound(risk)
 
     def presumed(self, call: ToolCall, tool: bytes) -> float:
