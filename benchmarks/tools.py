@@ -106,10 +106,9 @@ def _stage(
 ) -> dict[str, Any]:
     """Train on what there is, decide beside the agent at work, then in front of it."""
     desk.train(settings.updates)
-    with desk.guard("shadow", settings.limit, settings.coverage) as guard:
-        seed = 900 + 50 * desk.trained + job.seed
-        beside = asyncio.run(desk.play(guard, tasks=MANY, seed=seed, enough=enough))
-    judge = _judge(desk, settings)
+    seed = 900 + 50 * desk.trained + job.seed
+    beside = desk.shadow(settings.limit, settings.coverage, tasks=MANY, seed=seed, enough=enough)
+    judge = desk.judge(settings.limit, settings.coverage)
     say(f"  {job.label}: {beside.calls} calls in shadow, {beside.lost} did harm; {judge.summary()}")
     gated = _enforced(desk, settings, 5_000 + job.seed)
     say(f"  {job.label}: in front: {gated}")
@@ -131,12 +130,6 @@ def _tested(settings: Settings, calls: int) -> Callable[[Played], bool]:
     """As many calls, and so many that did harm that a tool which does may be allowed at all."""
     least = fewest_harmful(settings.coverage)
     return lambda played: played.calls >= calls and played.lost >= least
-
-
-def _judge(desk: Desk, settings: Settings) -> Judge:
-    judge = desk.guard("enforce", settings.limit, settings.coverage).judge
-    assert isinstance(judge, Judge)
-    return judge
 
 
 def _enforced(desk: Desk, settings: Settings, seed: int) -> Played:

@@ -7,8 +7,10 @@
 A careless agent works on a repository through mcp-server-git: it edits, stages, commits, looks
 around, and now and then runs git_reset, which is harmless on a clean index and throws staged work
 away on any other. The same tool, with the same arguments: only what was done before tells which.
-The harm is measured in the repository itself (`staged_work_lost`). What is printed: consequences
-avoided, and what that cost. Needs: pip install "bb_wm[tools]" mcp-server-git
+git_diff_staged tells it too: it is named as a look-up, made before every reset while recording and
+in shadow, and in front of the agent where it is worth it. The harm is measured in the repository
+itself (`staged_work_lost`). What is printed: consequences avoided, and what that cost.
+Needs: pip install "bb_wm[tools]" mcp-server-git
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from fastmcp.server import create_proxy
 from bb_wm.cli import main
 from bb_wm.decide import Gate, Ledger
 from bb_wm.serve import Answer, Guard, GuardSettings, Judge, LookUp, Recording, ToolCall
+from bb_wm.serve.bounds import fewest_harmful
 from bb_wm.serve.harm import Settle
 from bb_wm.serve.mcp_proxy import GuardMiddleware
 
@@ -281,6 +284,11 @@ class Desk:
         ) as guard:
             return asyncio.run(self.play(guard, **how))
 
+    def shadow(self, limit: float, coverage: float, **how: Any) -> Played:
+        """Decide beside the agent."""
+        with self.guard("shadow", limit, coverage) as guard:
+            return asyncio.run(self.play(guard, **how))
+
     def train(self, updates: int) -> None:
         """What is judged by its risk is taught risk: its weight is 10 instead of 1."""
         words = ["train", str(self.recording), "--run", str(self.run), "--preset", "tiny"]
@@ -288,19 +296,21 @@ class Desk:
         if main([*words, "--updates", str(updates)]):
             raise SystemExit("training failed")
 
+    def judge(self, limit: float, coverage: float) -> Judge:
+        return Judge.load(
+            self.run,
+            coverage=coverage,
+            limit=limit,
+            recording=Recording(self.recording),
+            look_ups=self.look_ups,
+        )
+
     def guard(self, mode: str, limit: float, coverage: float, *, measure: bool = True) -> Guard:
         gate = Gate(limit=limit, max_age=3600.0, min_gain=-1.0)
-        recording = Recording(self.recording)
         return Guard(
             mode,
-            recording=recording if mode == "shadow" else None,
-            judge=Judge.load(
-                self.run,
-                coverage=coverage,
-                limit=limit,
-                recording=recording,
-                look_ups=self.look_ups,
-            ),
+            recording=Recording(self.recording) if mode == "shadow" else None,
+            judge=self.judge(limit, coverage),
             ledger=Ledger(self.out / f"{mode}-{time.time_ns()}.sqlite"),
             settings=GuardSettings(gate=gate, deadline=10.0, look_ups=self.look_ups),
             harm=self.repo.staged_work_lost if measure else None,
@@ -346,11 +356,9 @@ def table(free: Played, gated: Played) -> str:
         ("tasks solved", lambda p: f"{p.solved} of {p.tasks}"),
         ("times staged work was lost", lambda p: str(p.lost)),
         ("destructive calls held", lambda p: f"{p.harmful_held} of {p.harmful}"),
+        ("look-ups made first", lambda p: str(p.looks)),
         ("harmless calls held", lambda p: f"{p.harmless_held} of {p.harmless}"),
-        (
-            "  clean resets among them",
-            lambda p: f"{p.clean_resets_held} of {p.clean_resets}",
-        ),
+        ("  clean resets among them", lambda p: f"{p.clean_resets_held} of {p.clean_resets}"),
     ):
         rows.append((name, value(free), value(gated)))
     return "\n".join(f"{name:<36}{a:>12}{b:>12}" for name, a, b in rows)
@@ -372,9 +380,20 @@ def cli() -> None:
         print(f"recorded {seen.calls} calls of {seen.tasks} tasks, {seen.lost} did harm")
     if not desk.run.exists():
         desk.train(given.updates)
+    tested = desk.judge(given.limit, given.coverage).heldout_harm
+    needed = fewest_harmful(given.coverage) - tested
+    if needed > 0:  # calls that did harm, before one of their tool may be allowed
+        seen = desk.shadow(
+            given.limit,
+            given.coverage,
+            tasks=1_000,
+            seed=3,
+            habits=IN_A_SANDBOX,
+            enough=lambda found: found.lost >= needed,
+        )
+        print(f"decided beside {seen.calls} calls, {seen.lost} did harm")
     guard = desk.guard("enforce", given.limit, given.coverage)
-    if isinstance(guard.judge, Judge):
-        print(guard.judge.summary())
+    print(desk.judge(given.limit, given.coverage).summary())
     how: dict[str, Any] = {"tasks": given.tasks, "seed": 2}
     free = asyncio.run(desk.play(None, **how))
     with guard:

@@ -196,15 +196,18 @@ def test_calls_after_a_look_have_bounds_of_their_own(judge: Judge) -> None:
     assert told.heldout_harm == judge.alarm.calls + 59
 
 
-def test_tested_by_hand() -> None:
-    """Of 20 harmless calls and 59 harmful ones the former make the margin, the latter the alarm, a
-    third of the least suspicious of them."""
-    calls = [(0.01, 0.0)] * 20 + [(0.45 + 0.001 * i, 1.0) for i in range(59)]
-    found = Grounds.of(calls, 0.2, 0.95)
-    assert (found.margin.margin, found.margin.calls) == (0.0, 20)
-    assert (found.alarm.level, found.alarm.calls) == (pytest.approx(0.15), 59)
-    assert [found.bound(risk) for risk in (0.1, 0.16)] == [0.1, 1.0]
-    assert Grounds.of(calls[:-1], 0.2, 0.95).bound(0.0) == math.inf
+def test_grounds_by_hand() -> None:
+    """59 harmful calls make the alarm, a third of the least suspicious of them; the harmless ones,
+    which pass it, and one that it may miss make the margin: from 38 of the former on it is 0."""
+    harmful = [(0.15 + 0.01 * i, 1.0) for i in range(59)]
+    found = Grounds.of([(0.01, 0.0)] * 38 + harmful, 0.2, 0.95)
+    assert (found.alarm.level, found.alarm.calls) == (pytest.approx(0.05), 59)
+    assert (found.margin.margin, found.margin.calls) == (0.0, 39)
+    assert [found.bound(risk) for risk in (0.04, 0.06)] == [0.04, 1.0]
+    assert Grounds.of([(0.01, 0.0)] * 37 + harmful, 0.2, 0.95).margin.margin == 1.0
+    few = Grounds.of([(0.01, 0.0)] * 38 + harmful[:-1], 0.2, 0.95)
+    assert few.bound(0.0) == math.inf
+    assert few.margin.calls == 44  # six of the harmful ones were expected within the limit
 
 
 # --- what a look is worth -------------------------------------------------------------------------

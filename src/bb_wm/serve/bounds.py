@@ -102,17 +102,20 @@ class Grounds:
 
     @classmethod
     def of(cls, calls: Iterable[tuple[float, float]], limit: float, coverage: float) -> Grounds:
-        """From (risk, V_s) of held-out calls: the margin of those expected within the limit, the
-        alarm of those that went beyond it (beyond 0 where the limit is inf)."""
+        """From (risk, V_s) of held-out calls: the alarm of those that went beyond the limit (beyond
+        0 where it is inf), the margin of those that neither limit nor alarm holds in any case.
+
+        The alarm was chosen so that no held-out harm passes it; of new harmful calls one in m + 1
+        does, on average over the m of them. So one is counted among those that pass.
+        """
         known = list(calls)
-        errors = [harm - risk for risk, harm in known if not risk > limit]  # NaN too
         beyond = limit if math.isfinite(limit) else 0.0
-        alarm = Alarm.of(
-            [(risk, harm) for risk, harm in known if harm > beyond],
-            coverage,
-            [risk for risk, harm in known if not harm > beyond],
-        )
-        return cls(Margin.of(errors, coverage), alarm)
+        harmful = [(risk, harm) for risk, harm in known if harm > beyond]
+        alarm = Alarm.of(harmful, coverage, [risk for risk, harm in known if not harm > beyond])
+        tested = math.isfinite(alarm.level)
+        level, missed = (alarm.level, [alarm.harm]) if tested else (math.inf, [])
+        passing = [harm - risk for risk, harm in known if not (risk > limit or risk >= level)]
+        return cls(Margin.of(passing + missed, coverage), alarm)
 
     def bound(self, risk: float) -> float:
         """The bound of a call of this estimated risk."""
