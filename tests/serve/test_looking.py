@@ -28,6 +28,7 @@ from bb_wm.serve.experience import tool_of
 from bb_wm.serve.featurise import ANSWER_AT, CODE, ERROR_AT, KEY, Featuriser, Known, Seen, tool_code
 from bb_wm.serve.heldout import JudgedCall, judged_calls
 from bb_wm.serve.looking import Worth
+from bb_wm.serve.telling import lacks
 
 Make = Callable[..., Guard]
 LOOK = LookUp(ToolCall("git_diff_staged", HERE))
@@ -355,3 +356,21 @@ def test_what_was_just_looked_at_is_not_looked_at_again(
         assert drive(guard, talk, replace(LOOK.call, hints=READ), desk).answer is not None
         assert drive(guard, talk, RESET, desk).answer is None
     assert desk.made == ["git_diff_staged"]
+
+
+def test_what_is_said_of_looks(reader: Reader) -> None:
+    """Tested after looks alone: nothing is lacking where no look was worth it; where too few calls
+    after one did harm, so many are said to be needed."""
+    (look,) = reader.looks
+    action = reader.featuriser.act(RESET)
+    assert (
+        "100 straight after git_diff_staged"
+        in replace(reader, names={tool_code(LOOK.call).tobytes(): "git_diff_staged"}).summary()
+    )
+    assert lacks(reader, RESET, action, 0.01, 0.2) == ""
+    assert "does not yet tell" in lacks(reader, RESET, action, 0.01, 0.2, look)
+    few = Grounds(Margin(0.0, 100, 0.95), Alarm(calls=7))
+    short = replace(reader, looks={look: few})
+    for after in (b"", look):
+        said = lacks(short, RESET, action, 0.01, 0.2, after)
+        assert "only 7 calls that did harm, 59 are needed" in said
