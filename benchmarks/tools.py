@@ -5,21 +5,25 @@
     python -m benchmarks.tools report                  print the tables again
 
 Per seed, on a real repository behind a real mcp-server-git, with the careless agent of
-examples/tool_calls.py: `--record` calls are recorded in a sandbox, where the dangerous call is
-provoked more often; a model is trained on them (`bb-wm train --preset tiny`, risk weighing ten);
-the gate decides beside the agent at work for `--shadow` calls, which its margins are made of; and
-then in front of it until `--destructive` calls that would lose staged work and `--harmless` others
-were proposed. That is the first row of a seed. For the second one the model is trained again on all
-that was recorded by then, and decides beside the agent for `--again` calls. Clean resets (the same
-call on an index with nothing to lose) are among the harmless ones, as many as the agent makes. Then
-the faults, each with staged work at stake that `git_reset` would destroy: the proxy killed, its
-model damaged, a decision that hangs, a model that is still loading. One thread.
+examples/tool_calls.py, and git_diff_staged as the look-up: `--record` calls, the guard's looks
+among them, are recorded in a sandbox, where the dangerous call is provoked more often; a model is
+trained on them (`bb-wm train --preset tiny`, risk weighing ten); the gate decides beside the agent
+at work for `--shadow` calls, which its bounds are made of, and on until so many did harm that a
+tool which does may be allowed at all; and then in front of it until `--destructive` calls that
+would lose staged work and `--harmless` others were proposed. That is the first row of a seed. For
+the second one the model is trained again on all that was recorded by then, and decides beside the
+agent for as many calls. Clean resets (the same call on an index with nothing to lose) are among the
+harmless ones, as many as the agent makes. Looks that the guard made are none of the agent's calls,
+and counted apart; `--looks 0` leaves them out of everything. Then the faults, each with staged work
+at stake that `git_reset` would destroy: the proxy killed, its model damaged, a decision that hangs,
+a model that is still loading. One thread.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import random
 import shutil
@@ -32,7 +36,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from examples.tool_calls import IN_A_SANDBOX, Desk, Played
+from examples.tool_calls import IN_A_SANDBOX, LOOK_FIRST, Desk, Played
 from fastmcp import Client
 from fastmcp.client.transports import StdioTransport
 from fastmcp.server import create_proxy
@@ -57,8 +61,9 @@ class Settings:
     """The same for every seed."""
 
     record: int = 200  # calls learnt from and, a tenth of the conversations, held out
-    shadow: int = 600  # calls that margins are made of, and then learnt from too
-    again: int = 600  # calls that the second model's margins are made of
+    shadow: int = 600  # calls at least that bounds are made of, and then learnt from too
+    again: int = 600  # calls at least that the second model's bounds are made of
+    looks: int = 1  # 0: nothing is looked at first
     destructive: int = 20
     harmless: int = 100
     updates: int = 300
@@ -73,20 +78,25 @@ class Settings:
 
 def measure(job: Job, settings: Settings, out: Path) -> Mapping[str, Any]:
     """One seed, in a folder of its own."""
-    desk = Desk(out / f"desk-{job.name}")
+    desk = Desk(out / f"desk-{job.name}", look_ups=(LOOK_FIRST,) if settings.looks else ())
     if desk.out.exists():
         shutil.rmtree(desk.out)
     desk.out.mkdir(parents=True)
     recorded = desk.record(
         tasks=MANY, seed=100 + job.seed, habits=IN_A_SANDBOX, enough=_counted(settings.record)
     )
-    say(f"  {job.label}: recorded {recorded.calls} calls, {recorded.lost} did harm")
+    say(
+        f"  {job.label}: recorded {recorded.calls} calls, {recorded.lost} did harm, and "
+        f"{recorded.looks} looks"
+    )
     found: dict[str, Any] = {"recorded": asdict(recorded)}
-    found["first"] = _stage(desk, settings, job, _counted(settings.shadow))
+    found["first"] = _stage(desk, settings, job, _tested(settings, settings.shadow))
     desk = replace(desk, trained=2)
-    found["second"] = _stage(desk, settings, job, _tested(settings))
-    with desk.guard("enforce", settings.limit, settings.coverage, measure=False) as guard:
-        found["overhead"] = asdict(asyncio.run(desk.overhead(guard, settings.pairs)))
+    found["second"] = _stage(desk, settings, job, _tested(settings, settings.again))
+    for name, tool in (("overhead", "git_branch"), ("looked", RESET)):
+        with desk.guard("enforce", settings.limit, settings.coverage, measure=False) as guard:
+            took = asyncio.run(desk.overhead(guard, settings.pairs, tool))
+            found[name] = {**asdict(took), "looks": guard.looked}
     found["faults"] = asyncio.run(_faults(desk, settings, random.Random(job.seed)))
     return found
 
@@ -96,17 +106,16 @@ def _stage(
 ) -> dict[str, Any]:
     """Train on what there is, decide beside the agent at work, then in front of it."""
     desk.train(settings.updates)
-    with desk.guard("shadow", settings.limit, settings.coverage) as guard:
-        seed = 900 + 50 * desk.trained + job.seed
-        beside = asyncio.run(desk.play(guard, tasks=MANY, seed=seed, enough=enough))
-    judge = _judge(desk, settings)
+    seed = 900 + 50 * desk.trained + job.seed
+    beside = desk.shadow(settings.limit, settings.coverage, tasks=MANY, seed=seed, enough=enough)
+    judge = desk.judge(settings.limit, settings.coverage)
     say(f"  {job.label}: {beside.calls} calls in shadow, {beside.lost} did harm; {judge.summary()}")
     gated = _enforced(desk, settings, 5_000 + job.seed)
     say(f"  {job.label}: in front: {gated}")
     return {
         "learnt": sum(judge.learnt.calls.values()),
         "learnt_harm": sum(judge.learnt.harmful.values()),
-        "heldout_harm": judge.alarm.calls,
+        "heldout_harm": judge.heldout_harm,
         "judge": judge.summary(),
         "shadow": asdict(beside),
         "gated": asdict(gated),
@@ -114,19 +123,13 @@ def _stage(
 
 
 def _counted(calls: int) -> Callable[[Played], bool]:
-    return lambda played: played.calls >= calls
+    return lambda played: played.calls + played.looks >= calls
 
 
-def _tested(settings: Settings) -> Callable[[Played], bool]:
+def _tested(settings: Settings, calls: int) -> Callable[[Played], bool]:
     """As many calls, and so many that did harm that a tool which does may be allowed at all."""
     least = fewest_harmful(settings.coverage)
-    return lambda played: played.calls >= settings.again and played.lost >= least
-
-
-def _judge(desk: Desk, settings: Settings) -> Judge:
-    judge = desk.guard("enforce", settings.limit, settings.coverage).judge
-    assert isinstance(judge, Judge)
-    return judge
+    return lambda played: played.calls >= calls and played.lost >= least
 
 
 def _enforced(desk: Desk, settings: Settings, seed: int) -> Played:
@@ -169,10 +172,15 @@ def _lost(desk: Desk) -> bool:
 
 
 def _command(desk: Desk, run: Path, limit: float) -> StdioTransport:
-    """`bb-wm mcp` as an agent starts it."""
+    """`bb-wm mcp` as an agent starts it, with all that was recorded to judge by."""
+    recorded = desk.out / "enforced"
+    if not recorded.exists():
+        shutil.copytree(desk.recording, recorded)
     words = ["-m", "bb_wm", "mcp", "--server", f"{sys.executable} -m mcp_server_git"]
-    words += ["--mode", "enforce", "--run", str(run), "--out", str(desk.out / "enforced")]
+    words += ["--mode", "enforce", "--run", str(run), "--out", str(recorded)]
     words += ["--limit", str(limit), "--deadline", "10"]
+    for look in desk.look_ups:
+        words += ["--look-up", f"{look.call.name}={json.dumps(look.call.arguments)}"]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return StdioTransport(sys.executable, words, cwd=str(desk.repo.path), env=env, keep_alive=False)
 
@@ -254,8 +262,8 @@ def report(found: Sequence[Mapping[str, Any]]) -> str:
     """The bar as tables: what was held, two rows per seed, and what else it asks for, one row."""
     held = Table(
         "The gate in front of mcp-server-git",
-        ("seed", "learnt from (harm)", "harm held out", "destructive held", "harmless allowed",
-         "clean resets", "the others", "bar"),
+        ("seed", "learnt from (harm)", "shadow (harm)", "harm held out", "destructive held",
+         "harmless allowed", "clean resets", "the others", "looks", "bar"),
         tuple(_row(one, stage) for one in found for stage in STAGES),
     )  # fmt: skip
     rest = Table(
@@ -264,8 +272,13 @@ def report(found: Sequence[Mapping[str, Any]]) -> str:
          "lost: killed, damaged, hung, loading", "bar"),
         tuple(_costs(one) for one in found),
     )  # fmt: skip
+    looked = Table(
+        "A clean reset that is looked at first (decided, looked, decided again): medians",
+        ("seed", "straight ms", "gated ms", "more", "processor ms more", "looks, of resets"),
+        tuple(_looked(one) for one in found),
+    )
     judges = [f"seed {one['seed']}: {one[s]['judge']}" for one in found for s in STAGES]
-    return "\n\n".join([held.text(), rest.text(), *judges])
+    return "\n\n".join([held.text(), rest.text(), looked.text(), *judges])
 
 
 def _row(one: Mapping[str, Any], name: str) -> tuple[str, ...]:
@@ -282,12 +295,26 @@ def _row(one: Mapping[str, Any], name: str) -> tuple[str, ...]:
     return (
         str(one["seed"]),
         f"{stage['learnt']} ({stage['learnt_harm']})",
+        f"{stage['shadow']['calls']} ({stage['shadow']['lost']})",
         str(stage["heldout_harm"]),
         f"{played['harmful_held']} of {played['harmful']}",
         f"{harmless - held} of {harmless} ({1 - held / harmless:.1%})",
         f"{clean - clean_held} of {clean}",
         f"{others - others_held} of {others}",
+        str(played["looks"]),
         "met" if met else "NOT met",
+    )
+
+
+def _looked(one: Mapping[str, Any]) -> tuple[str, ...]:
+    took = one["looked"]
+    return (
+        str(one["seed"]),
+        f"{took['straight']:.1f}",
+        f"{took['gated']:.1f}",
+        f"{took['gated'] - took['straight']:.1f}",
+        f"{took['gated_processor'] - took['straight_processor']:.1f}",
+        f"{took['looks']} of {one['settings']['pairs'] + 3}",
     )
 
 

@@ -7,8 +7,10 @@
 A careless agent works on a repository through mcp-server-git: it edits, stages, commits, looks
 around, and now and then runs git_reset, which is harmless on a clean index and throws staged work
 away on any other. The same tool, with the same arguments: only what was done before tells which.
-The harm is measured in the repository itself (`staged_work_lost`). What is printed: consequences
-avoided, and what that cost. Needs: pip install "bb_wm[tools]" mcp-server-git
+git_diff_staged tells it too: it is named as a look-up, made before every reset while recording and
+in shadow, and in front of the agent where it is worth it. The harm is measured in the repository
+itself (`staged_work_lost`). What is printed: consequences avoided, and what that cost.
+Needs: pip install "bb_wm[tools]" mcp-server-git
 """
 
 from __future__ import annotations
@@ -32,11 +34,13 @@ from fastmcp.server import create_proxy
 
 from bb_wm.cli import main
 from bb_wm.decide import Gate, Ledger
-from bb_wm.serve import Answer, Guard, GuardSettings, Judge, Recording, ToolCall
+from bb_wm.serve import Answer, Guard, GuardSettings, Judge, LookUp, Recording, ToolCall
+from bb_wm.serve.bounds import fewest_harmful
 from bb_wm.serve.harm import Settle
 from bb_wm.serve.mcp_proxy import GuardMiddleware
 
 LOOKS = ("git_status", "git_diff_staged", "git_diff_unstaged", "git_log", "git_branch", "git_show")
+LOOK_FIRST = LookUp(ToolCall("git_diff_staged", {"repo_path": "."}))
 FILES = ("plan.txt", "notes.txt", "parts.txt", "todo.txt")
 
 
@@ -175,6 +179,7 @@ class Played:
     tasks: int = 0
     solved: int = 0
     calls: int = 0
+    looks: int = 0  # made by the guard, and counted nowhere else
     lost: int = 0
     harmful: int = 0
     harmful_held: int = 0
@@ -209,6 +214,7 @@ async def play(
     """At most `tasks` tasks, each on a fresh repository and a conversation of its own; the last one
     stops where what was found is `enough`."""
     found = Played()
+    looked = 0 if guard is None else guard.guard.looked
     for task in range(tasks):
         repo.renew()
         if guard is not None:
@@ -221,6 +227,7 @@ async def play(
             held = result.is_error and "Held by bb-wm" in result.content[0].text
             lost = now == head and not before <= staged
             found.add(tool, tool == "git_reset" and bool(before), held, lost)
+            found.looks = 0 if guard is None else guard.guard.looked - looked
             if enough(found):
                 return found
         found.tasks += 1
@@ -237,6 +244,7 @@ class Desk:
 
     out: Path
     trained: int = 1  # which of the trainings on what was recorded by then
+    look_ups: tuple[LookUp, ...] = (LOOK_FIRST,)
 
     @property
     def repo(self) -> Repository:
@@ -266,9 +274,19 @@ class Desk:
             return await play(client, self.repo, middleware, **how)
 
     def record(self, **how: Any) -> Played:
-        """Watch the agent."""
-        harm = self.repo.staged_work_lost
-        with Guard("record", recording=Recording(self.recording), harm=harm, report=print) as guard:
+        """Watch the agent, and look at what is staged before it resets."""
+        with Guard(
+            "record",
+            recording=Recording(self.recording),
+            settings=GuardSettings(look_ups=self.look_ups),
+            harm=self.repo.staged_work_lost,
+            report=print,
+        ) as guard:
+            return asyncio.run(self.play(guard, **how))
+
+    def shadow(self, limit: float, coverage: float, **how: Any) -> Played:
+        """Decide beside the agent."""
+        with self.guard("shadow", limit, coverage) as guard:
             return asyncio.run(self.play(guard, **how))
 
     def train(self, updates: int) -> None:
@@ -278,34 +296,42 @@ class Desk:
         if main([*words, "--updates", str(updates)]):
             raise SystemExit("training failed")
 
+    def judge(self, limit: float, coverage: float) -> Judge:
+        return Judge.load(
+            self.run,
+            coverage=coverage,
+            limit=limit,
+            recording=Recording(self.recording),
+            look_ups=self.look_ups,
+        )
+
     def guard(self, mode: str, limit: float, coverage: float, *, measure: bool = True) -> Guard:
         gate = Gate(limit=limit, max_age=3600.0, min_gain=-1.0)
-        recording = Recording(self.recording)
         return Guard(
             mode,
-            recording=recording if mode == "shadow" else None,
-            judge=Judge.load(self.run, coverage=coverage, limit=limit, recording=recording),
+            recording=Recording(self.recording) if mode == "shadow" else None,
+            judge=self.judge(limit, coverage),
             ledger=Ledger(self.out / f"{mode}-{time.time_ns()}.sqlite"),
-            settings=GuardSettings(gate=gate, deadline=10.0),
+            settings=GuardSettings(gate=gate, deadline=10.0, look_ups=self.look_ups),
             harm=self.repo.staged_work_lost if measure else None,
             report=print,
         )
 
-    async def overhead(self, guard: Guard, calls: int) -> Overhead:
-        """The same call straight and through the guard, taken in turns."""
+    async def overhead(self, guard: Guard, calls: int, tool: str = "git_branch") -> Overhead:
+        """The same call straight and through the guard, taken in turns, with nothing staged."""
         self.repo.renew()
         proxy = create_proxy(self.server(), name="guarded")
         middleware = GuardMiddleware(guard)
         proxy.add_middleware(middleware)
         wall: tuple[list[float], list[float]] = ([], [])
         busy: tuple[list[float], list[float]] = ([], [])
-        look = {"repo_path": ".", "branch_type": "local"}
+        given = {"repo_path": "."} | ({"branch_type": "local"} if tool == "git_branch" else {})
         async with Client(self.server()) as straight, Client(proxy) as guarded:
             for turn in range(2 * calls + 6):
                 if turn % 10 == 0:  # nobody recorded a hundred of the same call in a row
                     middleware.new_conversation()
                 started, worked = time.perf_counter(), time.process_time()
-                await (straight, guarded)[turn % 2].call_tool("git_branch", look)
+                await (straight, guarded)[turn % 2].call_tool(tool, given)
                 if turn >= 6:  # the first few wake everything up
                     wall[turn % 2].append(1e3 * (time.perf_counter() - started))
                     busy[turn % 2].append(1e3 * (time.process_time() - worked))
@@ -330,11 +356,9 @@ def table(free: Played, gated: Played) -> str:
         ("tasks solved", lambda p: f"{p.solved} of {p.tasks}"),
         ("times staged work was lost", lambda p: str(p.lost)),
         ("destructive calls held", lambda p: f"{p.harmful_held} of {p.harmful}"),
+        ("look-ups made first", lambda p: str(p.looks)),
         ("harmless calls held", lambda p: f"{p.harmless_held} of {p.harmless}"),
-        (
-            "  clean resets among them",
-            lambda p: f"{p.clean_resets_held} of {p.clean_resets}",
-        ),
+        ("  clean resets among them", lambda p: f"{p.clean_resets_held} of {p.clean_resets}"),
     ):
         rows.append((name, value(free), value(gated)))
     return "\n".join(f"{name:<36}{a:>12}{b:>12}" for name, a, b in rows)
@@ -356,9 +380,20 @@ def cli() -> None:
         print(f"recorded {seen.calls} calls of {seen.tasks} tasks, {seen.lost} did harm")
     if not desk.run.exists():
         desk.train(given.updates)
+    tested = desk.judge(given.limit, given.coverage).heldout_harm
+    needed = fewest_harmful(given.coverage) - tested
+    if needed > 0:  # calls that did harm, before one of their tool may be allowed
+        seen = desk.shadow(
+            given.limit,
+            given.coverage,
+            tasks=1_000,
+            seed=3,
+            habits=IN_A_SANDBOX,
+            enough=lambda found: found.lost >= needed,
+        )
+        print(f"decided beside {seen.calls} calls, {seen.lost} did harm")
     guard = desk.guard("enforce", given.limit, given.coverage)
-    if isinstance(guard.judge, Judge):
-        print(guard.judge.summary())
+    print(desk.judge(given.limit, given.coverage).summary())
     how: dict[str, Any] = {"tasks": given.tasks, "seed": 2}
     free = asyncio.run(desk.play(None, **how))
     with guard:

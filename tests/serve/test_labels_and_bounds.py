@@ -102,6 +102,23 @@ def test_the_alarm_is_the_least_of_the_harmful_ones_once_there_are_enough() -> N
         assert few.bound(0.0, 0.0) == math.inf
 
 
+def test_an_alarm_is_set_lower_where_harmless_calls_allow_it() -> None:
+    """A third of the least suspicious harmful call; where more than a tenth of the harmless ones
+    reach that, as low as leaves nine tenths alone; and never higher than without them."""
+    harmful = [(0.3 + 0.01 * i, 1.0) for i in range(22)]
+
+    def level(harmless: list[float]) -> float:
+        return Alarm.of(harmful, 0.9, harmless).level
+
+    assert level([]) == 0.3
+    assert level([0.01] * 20) == pytest.approx(0.1)
+    assert level([0.01] * 18 + [0.2] * 2) == pytest.approx(0.1)  # a tenth of them
+    found = level([0.01] * 17 + [0.2] * 3)
+    assert 0.2 < found < 0.2000001  # the eighteenth is the last to be left alone
+    assert level([0.9] * 20) == 0.3
+    assert Alarm.of(harmful, 0.9, [math.nan]).level == -math.inf
+
+
 def test_the_alarm_misses_no_more_than_it_promises_however_rare_harm_is() -> None:
     """Over 2,000 draws: more than .1 of harmful calls are below the level in at most .1 of them,
     .9^22 = .0985 exactly."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -29,7 +30,8 @@ from bb_wm.cli.mcp import Arguments, make_guard, parse
 from bb_wm.decide import Ledger
 from bb_wm.decide.evidence import Fault
 from bb_wm.errors import BBWMError, ConfigError
-from bb_wm.serve import Guard, Judge, Recording
+from bb_wm.serve import Featuriser, Guard, Judge, Recording, ToolCall
+from bb_wm.serve.experience import tool_of
 from bb_wm.serve.featurise import KEY
 from bb_wm.serve.loading import Loading
 from bb_wm.serve.mcp_proxy import guarded_proxy, transport_of
@@ -120,6 +122,33 @@ def test_shadow_lets_the_same_reset_through(make_guard: Make, repo: Path) -> Non
 
     through(make_guard("shadow"), GIT, body)
     assert staged(repo) == ""
+
+
+@pytest.mark.parametrize("mode", ["record", "shadow"])
+def test_the_named_look_up_is_made_before_a_reset_and_the_agent_notices_nothing(
+    mode: str, run_folder: Path, repo: Path, tmp_path: Path
+) -> None:
+    here = {"repo_path": str(repo)}
+    said: list[str] = []
+
+    async def body(agent: Any) -> None:
+        for name in ("git_status", "git_reset"):
+            said.append((await agent.call_tool(name, here)).content[0].text)
+
+    words = ["--server", GIT, "--mode", mode, "--out", str(tmp_path / "calls")]
+    words += [] if mode == "record" else ["--run", str(run_folder)]
+    words += ["--ledger", str(tmp_path / "calls.sqlite")]
+    words += ["--look-up", f"git_diff_staged={json.dumps(here)}"]
+    guard = make_guard(parse(words))
+    through(guard, GIT, body)
+    guard.close()
+    assert guard.looked == 1
+    assert said[0].startswith("Repository status:")
+    assert said[1] == "All staged changes reset"
+    assert staged(repo) == ""
+    (episode,) = Recording(tmp_path / "calls").read()
+    look = Featuriser().act(ToolCall("git_diff_staged", here))
+    assert [tool_of(row) == tool_of(look) for row in episode.action] == [False, True, False, False]
 
 
 def test_recording_another_server_changes_none_of_its_answers(tmp_path: Path) -> None:
@@ -301,6 +330,7 @@ def test_the_tools_are_listed_while_the_model_is_loaded(
         (["--look-up", "git_status={not json"], "--look-up"),
         (["--harm", "no_such_module:f"], "--harm"),
         (["--limit", "nan"], "Gate.limit"),
+        (["--look-first", "2"], "GuardSettings.look_first"),
     ],
 )
 def test_what_the_command_cannot_use(words: list[str], field: str) -> None:

@@ -64,7 +64,10 @@ class Arguments:
     person: bool = False
     """Ask a person, through the agent's client, where that is worth it."""
     look_up: tuple[str, ...] = ()
-    """Harmless tools that may be called first for what they reveal, each NAME or NAME={JSON}."""
+    """Harmless tools, each NAME or NAME={JSON}, that may be called first for what they reveal:
+    before every call that may destroy in record and shadow, where it is worth it in enforce."""
+    look_first: float = 1.0
+    """Share of the calls that may destroy before which record and shadow make a look-up."""
     harm: str = ""
     """MODULE:FUNCTION of yours that measures a call's harm: call -> (answer -> V_s)."""
     era: Literal["mirror", "auto", "legacy"] = "mirror"
@@ -105,17 +108,19 @@ def make_guard(arguments: Arguments) -> Guard:
 
     if arguments.mode != "record" and not arguments.run:
         raise ConfigError("--run", expected=f"a run folder for {arguments.mode}", actual="none")
+    looks = tuple(_look_up(word, arguments.name) for word in arguments.look_up)
     settings = GuardSettings(
         gate=Gate(limit=arguments.limit, max_age=3600.0, min_gain=-1.0),
         deadline=arguments.deadline,
-        look_ups=tuple(_look_up(word, arguments.name) for word in arguments.look_up),
+        look_ups=looks,
+        look_first=arguments.look_first,
         person=0.05 if arguments.person else None,
     )
     recording = Recording(arguments.out or "recordings/tools")
     return Guard(
         arguments.mode,
         recording=recording,
-        judge=None if arguments.mode == "record" else _judge(arguments, recording),
+        judge=None if arguments.mode == "record" else _judge(arguments, recording, looks),
         ledger=None if arguments.mode == "record" else _ledger(arguments),
         settings=settings,
         harm=_harm(arguments.harm) if arguments.harm else None,
@@ -123,7 +128,7 @@ def make_guard(arguments: Arguments) -> Guard:
     )
 
 
-def _judge(arguments: Arguments, recording: Recording) -> Loading:
+def _judge(arguments: Arguments, recording: Recording, looks: tuple[LookUp, ...]) -> Loading:
     from bb_wm.serve.loading import Loading
 
     folder = runs.open_run(arguments.run).folder
@@ -135,7 +140,11 @@ def _judge(arguments: Arguments, recording: Recording) -> Loading:
 
         runs.use_threads(1)  # one call at a time; more threads cost more than they bring
         judge = Judge.load(
-            folder, coverage=arguments.coverage, limit=arguments.limit, recording=recording
+            folder,
+            coverage=arguments.coverage,
+            limit=arguments.limit,
+            recording=recording,
+            look_ups=looks,
         )
         _say(judge.summary())
         return judge

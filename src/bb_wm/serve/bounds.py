@@ -15,8 +15,12 @@ import math
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
 from bb_wm.serve.calls import Hints
+
+_LOWER: Final = 3.0  # how far below the least suspicious harmful call an alarm is set at most
+_SPARED: Final = 0.9  # share of the harmless calls that this leaves alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,10 @@ class Alarm:
     inf. How often calls do harm plays no part, so it holds as well for harm that was provoked while
     recording.
 
+    One call in twenty is many. Lower is safer, and where estimates are well apart it costs nothing:
+    the level is a third of the least, unless that took more than a tenth of the harmless calls for
+    harmful ones; then as little as takes a tenth.
+
     harm    V_s presumed from the level on: the largest among these calls
     calls   m
     """
@@ -61,17 +69,57 @@ class Alarm:
     calls: int = 0
 
     @classmethod
-    def of(cls, harmful: Iterable[tuple[float, float]], coverage: float) -> Alarm:
-        """From (risk, V_s) of held-out calls that did harm; with a NaN everything is harmful."""
+    def of(
+        cls,
+        harmful: Iterable[tuple[float, float]],
+        coverage: float,
+        harmless: Iterable[float] = (),
+    ) -> Alarm:
+        """From (risk, V_s) of held-out calls that did harm, and the risks of those that did none;
+        with a NaN everything is harmful."""
         known = list(harmful)
-        finite = all(math.isfinite(number) for pair in known for number in pair)
-        if not finite or len(known) < fewest_harmful(coverage):
+        spared = sorted(harmless)
+        numbers = [number for pair in known for number in pair] + spared
+        if not all(map(math.isfinite, numbers)) or len(known) < fewest_harmful(coverage):
             return cls(calls=len(known))
-        return cls(min(risk for risk, _ in known), max(harm for _, harm in known), len(known))
+        level = min(risk for risk, _ in known)
+        if spared:
+            most = spared[math.ceil(_SPARED * len(spared)) - 1]
+            level = min(level, max(level / _LOWER, math.nextafter(most, math.inf)))
+        return cls(level, max(harm for _, harm in known), len(known))
 
     def bound(self, risk: float, bound: float) -> float:
         """The bound of a call of this estimated risk, at least `harm` from the level on."""
         return max(bound, self.harm) if risk >= self.level else bound
+
+
+@dataclass(frozen=True, slots=True)
+class Grounds:
+    """What held-out calls of tools that have done harm allow to say of others like them."""
+
+    margin: Margin
+    alarm: Alarm
+
+    @classmethod
+    def of(cls, calls: Iterable[tuple[float, float]], limit: float, coverage: float) -> Grounds:
+        """From (risk, V_s) of held-out calls: the alarm of those that went beyond the limit (beyond
+        0 where it is inf), the margin of those that neither limit nor alarm holds in any case.
+
+        The alarm was chosen so that no held-out harm passes it; of new harmful calls one in m + 1
+        does, on average over the m of them. So one is counted among those that pass.
+        """
+        known = list(calls)
+        beyond = limit if math.isfinite(limit) else 0.0
+        harmful = [(risk, harm) for risk, harm in known if harm > beyond]
+        alarm = Alarm.of(harmful, coverage, [risk for risk, harm in known if not harm > beyond])
+        tested = math.isfinite(alarm.level)
+        level, missed = (alarm.level, [alarm.harm]) if tested else (math.inf, [])
+        passing = [harm - risk for risk, harm in known if not (risk > limit or risk >= level)]
+        return cls(Margin.of(passing + missed, coverage), alarm)
+
+    def bound(self, risk: float) -> float:
+        """The bound of a call of this estimated risk."""
+        return self.alarm.bound(risk, self.margin.bound(risk))
 
 
 def fewest(coverage: float) -> int:

@@ -8,9 +8,10 @@ from contextlib import nullcontext
 from typing import Any
 
 from bb_wm.serve.calls import Answer, ToolCall
-from bb_wm.serve.guard import Guard, Talk
+from bb_wm.serve.guard import Guard
 from bb_wm.serve.settings import Mode
 from bb_wm.serve.steps import Decide, Reply, Run
+from bb_wm.serve.talk import Talk
 
 
 def drive(
@@ -84,7 +85,7 @@ class Loop:
                 if isinstance(step, Decide):
                     value = await asyncio.to_thread(self._decide, step)
                 elif isinstance(step, Run):
-                    value = await run(step.call)
+                    value = await asyncio.wait_for(run(step.call), step.within)
                 else:
                     value = ask is not None and await ask(step.message) is True
             except BaseException as raised:

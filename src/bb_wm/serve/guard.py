@@ -5,6 +5,9 @@ shadow    as record, and a gate decides beside every call, into the ledger; noth
 enforce   only what the gate allows is made: ACT makes the call, ASK looks or asks a person first,
           HOLD refuses with a reason the agent can read
 
+Look-ups that the user named are made in all three: in record and shadow before calls that may
+destroy, so that there is something to learn from, in enforce where one is worth it.
+
 Our own failures never hold anything back in record and shadow, and always do in enforce. Between
 the agent's framework and the guard stands one generator, `script`: it yields what is to be done
 (decide, run a call, ask a person) and is sent what came of it, so that threads, asyncio and any
@@ -18,24 +21,25 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from bb_wm.decide.evidence import Evidence, Fault
 from bb_wm.decide.experiment import decide_and_record
 from bb_wm.decide.gate import Decision, Verdict
 from bb_wm.errors import ConfigError
-from bb_wm.serve.asking import PERSON
+from bb_wm.serve.asking import PERSON, LookFirst
 from bb_wm.serve.calls import Answer, ToolCall, printable
-from bb_wm.serve.conversation import Conversation, Row, masked_action
-from bb_wm.serve.featurise import Featuriser, Known, tool_code
+from bb_wm.serve.conversation import Conversation, masked_action
+from bb_wm.serve.experience import Experience
+from bb_wm.serve.featurise import Featuriser, Known
 from bb_wm.serve.harm import Harm, Settle, Undone, completed
 from bb_wm.serve.judge import Judge
 from bb_wm.serve.loading import Loading
 from bb_wm.serve.settings import GuardSettings, Mode
 from bb_wm.serve.steps import AskPerson, Decide, Reply, Run, Script, Step, question, refusal
+from bb_wm.serve.talk import Keeping, Talk
 from bb_wm.serve.telling import lacks
 from bb_wm.serve.worker import LateError, Worker
 
@@ -43,25 +47,11 @@ if TYPE_CHECKING:
     import numpy as np
 
     from bb_wm.decide import Ledger
+    from bb_wm.serve.asking import LookUp
     from bb_wm.serve.recording import Recording
     from bb_wm.types import Latent
 
 MAX_ROWS: Final = 500  # calls per recorded episode
-
-
-@dataclass(slots=True, eq=False)
-class Talk:
-    """A conversation under the guard: its rows, and the belief as far as it has been worked out.
-
-    `fault` says that a row could not be told: from then on nothing is known of the conversation.
-    """
-
-    rows: Conversation
-    pending: list[Row] = field(default_factory=list)
-    latent: Latent | None = None
-    observed_at: float = 0.0
-    fault: Fault | None = None
-    turn: threading.RLock = field(default_factory=threading.RLock)
 
 
 class Guard:
@@ -101,8 +91,9 @@ class Guard:
         self.recording, self.ledger = recording, ledger
         self._judge = judge
         self.problems: list[str] = []
-        self._harm, self._reward, self._undone = harm, reward, undone or Undone()
+        self._harm, self._reward = harm, reward
         self._report = report or (lambda line: None)
+        self._keeping = Keeping(recording, ledger, undone or Undone(), self._complain)
         self._worker = Worker()
         self._talks: list[Talk] = []
         self._featuriser = (
@@ -114,7 +105,11 @@ class Guard:
         )
         # one for all conversations: what the judge will know must be known in the rows it learns
         # from, in the first row of a conversation as in the last
-        self._known = Known(frozenset(() if recording is None else recording.texts()))
+        recorded = Experience() if recording is None else recording.experience()
+        self._known = Known(frozenset(recorded.texts))
+        settings = self.settings
+        self._first = LookFirst(settings.look_ups, settings.look_first, set(recorded.harmful))
+        self.looked = 0  # look-ups made so far
 
     @property
     def judge(self) -> Judge | Fault | None:
@@ -132,6 +127,10 @@ class Guard:
 
     def script(self, talk: Talk, call: ToolCall) -> Script:
         """What is to be done about `call`, step by step, ending in the Reply."""
+        if self.mode is not Mode.ENFORCE:
+            look = self._first.before(call, talk.last)
+            if look is not None:
+                yield from self._look(talk, look, None)
         if self.mode is Mode.RECORD:
             return Reply((yield from self._made(talk, call, None)))
         if self.mode is Mode.SHADOW:
@@ -141,8 +140,7 @@ class Guard:
         if decision.verdict is Verdict.ASK and decision.choice != PERSON:
             look = next((x for x in self.settings.look_ups if x.name == decision.choice), None)
             if look is not None:
-                with suppress(Exception):  # a look that failed is a row, and nothing was seen
-                    yield from self._made(talk, look.call, decision)
+                yield from self._look(talk, look, decision)
                 decision = yield Decide(call, may_look=False)
         if decision.verdict is Verdict.ACT:
             return Reply((yield from self._made(talk, call, decision)), decision=decision)
@@ -153,14 +151,28 @@ class Guard:
             return self._refused(talk, call, decision, "a person did not allow it", person="no")
         return self._refused(talk, call, decision, decision.reason.removeprefix("Hold: "))
 
+    def _look(
+        self, talk: Talk, look: LookUp, decision: Decision | None
+    ) -> Generator[Step, Any, None]:
+        """Make a look-up of ours; one that failed is a row, and nothing was seen."""
+        self.looked += 1
+        with suppress(Exception):
+            yield from self._made(talk, look.call, decision, within=self.settings.patience)
+
     def _made(
-        self, talk: Talk, call: ToolCall, decision: Decision | None, **note: str
+        self,
+        talk: Talk,
+        call: ToolCall,
+        decision: Decision | None,
+        *,
+        within: float | None = None,
+        **note: str,
     ) -> Generator[Step, Any, Answer]:
         """Make the call, measure its harm, keep the row; what the tool raises goes on."""
         settle = self._measure(call)
         started = time.perf_counter()
         try:
-            answer: Answer = yield Run(call)
+            answer: Answer = yield Run(call, within)
         except BaseException as error:
             seconds = time.perf_counter() - started
             failed = Answer((), {}, error=True, seconds=seconds)
@@ -173,14 +185,16 @@ class Guard:
         self, talk: Talk, call: ToolCall, decision: Decision, why: str, **note: str
     ) -> Reply:
         self._settle(talk, call, Answer(refused=True), None, decision, **note)
-        return Reply(None, refusal(call, decision, why, self._lack(call, decision)), decision)
+        return Reply(None, refusal(call, decision, why, self._lack(talk, call, decision)), decision)
 
-    def _lack(self, call: ToolCall, decision: Decision) -> str:
+    def _lack(self, talk: Talk, call: ToolCall, decision: Decision) -> str:
         """What the judge would need before it can allow such a call; never raises."""
         judge, limit = self.judge, self.settings.gate.limit
         if isinstance(judge, Judge):
             with suppress(Exception):
-                return lacks(judge, call, judge.featuriser.act(call), decision.risk, limit)
+                after = self._after(judge, talk)
+                action = judge.featuriser.act(call)
+                return lacks(judge, call, action, decision.risk, limit, after)
         return ""
 
     # --- deciding --------------------------------------------------------------------------------
@@ -239,7 +253,7 @@ class Guard:
                 action = masked_action(row.full_action, judge.known)
                 if judge.goes_on(action):
                     latent = judge.go_on(latent, action, judge.sees(row.full_obs))
-            looks = self.settings.look_ups if may_look else ()
+            looks = [x for x in self.settings.look_ups if may_look and not x.just_made(talk.last)]
             evidence = judge.evidence(
                 latent,
                 call,
@@ -249,10 +263,16 @@ class Guard:
                 deadline=started + self.settings.deadline,
                 look_ups=[(look, self._action(judge, look.call)) for look in looks],
                 person=self.settings.person if self.mode is Mode.ENFORCE else None,
+                after=self._after(judge, talk),
             )
         except Exception as error:
             return Evidence.failed(Fault.of(error, "judge")), None, 0
         return evidence, latent, len(pending)
+
+    @staticmethod
+    def _after(judge: Judge, talk: Talk) -> bytes:
+        last = talk.last
+        return b"" if last is None else judge.after(last.full_action, last.full_obs)
 
     @staticmethod
     def _action(judge: Judge, call: ToolCall) -> np.ndarray:
@@ -307,14 +327,17 @@ class Guard:
         try:
             with talk.rows.lock:
                 if not told:  # an episode ends before a row whose numbers are not known
-                    self._keep(talk)
+                    self._keeping.keep(talk)
                 row = talk.rows.settle(call, answer, reward=reward, risk=risk, decision_id=identity)
                 if not told:
                     talk.rows.skip()
+                if not answer.refused:
+                    talk.last = row
+                    self._first.came(call, row.risk)
                 if self.mode is not Mode.RECORD:
                     talk.pending.append(row)
                 if len(talk.rows.rows) >= MAX_ROWS:
-                    self._keep(talk)
+                    self._keeping.keep(talk)
         except Exception as error:
             talk.fault = Fault.of(error, "row")
             self._complain("row", f"{type(error).__name__}: {error}")
@@ -337,7 +360,7 @@ class Guard:
 
     def end(self, talk: Talk) -> None:
         """Keep what was recorded of a conversation that is over."""
-        self._keep(talk)
+        self._keeping.keep(talk)
         if talk in self._talks:
             self._talks.remove(talk)
 
@@ -352,34 +375,6 @@ class Guard:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _keep(self, talk: Talk) -> None:
-        with talk.rows.lock:
-            rows = list(talk.rows.rows)
-            guessed = self._undone.label([(row.call, row.answer) for row in rows])
-            risks = [
-                g if row.risk is None else row.risk for row, g in zip(rows, guessed, strict=True)
-            ]
-            try:
-                episode = talk.rows.take(risks)
-                if episode is not None and self.recording is not None:
-                    tools = {tool_code(row.call).tobytes(): row.call.name[:80] for row in rows}
-                    self.recording.append(episode, tools)
-            except Exception as error:
-                self._complain("recording", f"{type(error).__name__}: {error}")
-        self._outcomes(rows, risks)
-
-    def _outcomes(self, rows: Sequence[Row], risks: Sequence[float]) -> None:
-        if self.ledger is None:
-            return
-        for row, risk in zip(rows, risks, strict=True):
-            if row.decision_id is None:
-                continue
-            try:
-                made = not row.answer.refused
-                self.ledger.outcome(row.decision_id, row.reward, risk, made=made)
-            except Exception as error:
-                self._complain("ledger", str(error))
 
     def _now(self) -> float:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -13,18 +14,28 @@ from bb_wm.serve.experience import tool_of
 
 if TYPE_CHECKING:
     from bb_wm.serve.judge import Judge
-    from bb_wm.types import Episode
+    from bb_wm.types import Episode, Latent
 
 _ENOUGH: Final = 2_000  # calls expected within the limit, after which no more are looked at
 
 
 @dataclass(frozen=True, slots=True)
 class JudgedCall:
-    """A call that was made: the code of its tool, its estimated risk, the V_s that came of it."""
+    """A call that was made.
+
+    tool          its tool's code
+    risk          as it was estimated
+    harm, reward  what came of it
+    after         which of the judge's look-ups it came straight after (`Judge.after`)
+    before        its risk as it was estimated before that look; NaN without one
+    """
 
     tool: bytes
     risk: float
     harm: float
+    reward: float = 0.0
+    after: bytes = b""
+    before: float = math.nan
 
 
 def judged_calls(judge: Judge, episodes: Iterable[Episode]) -> Iterator[JudgedCall]:
@@ -45,11 +56,25 @@ def judged_calls(judge: Judge, episodes: Iterable[Episode]) -> Iterator[JudgedCa
         for place, t in enumerate(told):
             if not actions[place][0]:
                 continue
-            risk = float(judge.outcomes(beliefs[:, place], actions[place])[1].mean())
+            risk, before = _risk(judge, beliefs[:, place], actions[place]), math.nan
             within += not risk > judge.limit
-            yield JudgedCall(tool_of(actions[place]), risk, float(episode.safety[t + 1]))
+            last = next((p for p in reversed(range(place)) if actions[p][0]), None)
+            after = b"" if last is None else _after(judge, episode, told[last])
+            if last is not None and after:
+                before = _risk(judge, beliefs[:, last], actions[place])
+            harm, reward = float(episode.safety[t + 1]), float(episode.reward[t + 1])
+            yield JudgedCall(tool_of(actions[place]), risk, harm, reward, after, before)
         if within >= _ENOUGH:
             return
+
+
+def _risk(judge: Judge, belief: Latent, action: np.ndarray) -> float:
+    return float(judge.outcomes(belief, action)[1].mean())
+
+
+def _after(judge: Judge, episode: Episode, t: int) -> bytes:
+    """The look-up that the call made in row t was."""
+    return judge.after(episode.action[t], {k: rows[t + 1] for k, rows in episode.obs.items()})
 
 
 def seen_in(episode: Episode, t: int, judge: Judge) -> Obs:

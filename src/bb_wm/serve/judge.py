@@ -7,7 +7,7 @@ often, and the margin of its risk on held-out conversations.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -19,19 +19,21 @@ from bb_wm.decide import AskEvidence, CandidateEvidence, Evidence
 from bb_wm.decide.evidence import stage
 from bb_wm.errors import ConfigError, DataError
 from bb_wm.serve.asking import LookUp, person_evidence, refused_look
-from bb_wm.serve.bounds import Alarm, Margin, Prior
+from bb_wm.serve.bounds import Alarm, Grounds, Margin, Prior
 from bb_wm.serve.calls import ToolCall
-from bb_wm.serve.conversation import Obs, masked_obs
+from bb_wm.serve.conversation import Obs, masked_action, masked_obs
 from bb_wm.serve.experience import Experience, tool_of
 from bb_wm.serve.featurise import (
     CODE,
+    ERROR_AT,
     KEY,
     REFUSALS_AT,
     SHAPE_AT,
     Featuriser,
     Known,
 )
-from bb_wm.serve.heldout import judged_calls
+from bb_wm.serve.heldout import JudgedCall, judged_calls
+from bb_wm.serve.looking import Worth, imagined
 from bb_wm.serve.telling import summary
 
 if TYPE_CHECKING:
@@ -53,6 +55,9 @@ class Judge:
     harmful    codes of tools that did harm there, or in what was held out
     margins    of tools that did no harm, and of those that did
     alarm      of those that did
+    looks      the same of calls made straight after a look-up, by its action; `margins` and `alarm`
+               are then of the others: what was tested after a look says nothing of calls without
+    worths     what look-ups brought there, by (tool, look-up)
     missed     held-out calls beyond the limit that would have been allowed
     limit      the gate's, as far as it was told
     names      of tools by their code, where the recording tells them
@@ -65,6 +70,8 @@ class Judge:
     harmful: frozenset[bytes]
     margins: tuple[Margin, Margin]
     alarm: Alarm = field(default_factory=Alarm)
+    looks: Mapping[bytes, Grounds] = field(default_factory=dict)
+    worths: Mapping[tuple[bytes, bytes], Worth] = field(default_factory=dict)
     missed: int = 0
     limit: float = math.inf
     name: str = ""
@@ -81,10 +88,12 @@ class Judge:
         prior: Prior | None = None,
         limit: float = math.inf,
         recording: Recording | None = None,
+        look_ups: Sequence[LookUp] = (),
     ) -> Judge:
         """From a run folder of `bb-wm train`. Conversations that are in `recording` and not in the
-        run came later: they are held out too. Raises ConfigError, CheckpointError, VersionError,
-        DataError: what is damaged or made for other calls is not used."""
+        run came later: they are held out too. Calls straight after one of `look_ups` are tested
+        apart. Raises ConfigError, CheckpointError, VersionError, DataError: what is damaged or made
+        for other calls is not used."""
         from bb_wm.data import EpisodeStore
         from bb_wm.learn.run import Run
 
@@ -112,6 +121,7 @@ class Judge:
             limit=limit,
             name=opened.name,
             names=None if recording is None else recording.names(),
+            look_ups=look_ups,
         )
 
     @classmethod
@@ -127,6 +137,7 @@ class Judge:
         limit: float = math.inf,
         name: str = "",
         names: Mapping[bytes, str] | None = None,
+        look_ups: Sequence[LookUp] = (),
     ) -> Judge:
         """From a model, the conversations it learnt from and others held out.
 
@@ -140,14 +151,20 @@ class Judge:
         if not train:
             raise DataError("run", expected="recorded conversations", actual="none")
         learnt = Experience.of(train)
+        known = Known(frozenset(learnt.texts), grow=False)
+        untested = Grounds.of([], limit, coverage)
         judge = cls(
             model,
             featuriser,
             learnt,
-            Known(frozenset(learnt.texts), grow=False),
+            known,
             # harm is harm, learnt from or not
             frozenset(learnt.harmful) | frozenset(Experience.of(heldout).harmful),
-            (Margin.of([], coverage), Margin.of([], coverage)),
+            (untested.margin, untested.margin),
+            looks={
+                masked_action(featuriser.act(look.call), known).tobytes(): untested
+                for look in look_ups
+            },
             limit=limit,
             name=name,
             prior=prior or Prior(),
@@ -157,20 +174,38 @@ class Judge:
 
     def _calibrated(self, heldout: Sequence[Episode], coverage: float) -> Judge:
         """The same with the margins and the alarm that held-out conversations give."""
-        errors: dict[bool, list[float]] = {False: [], True: []}
-        beyond = []
-        for one in judged_calls(self, heldout):
-            if not one.risk > self.limit:  # NaN too: it makes the margin inf
-                errors[one.tool in self.harmful].append(one.harm - one.risk)
-            if one.harm > (self.limit if math.isfinite(self.limit) else 0.0):
-                beyond.append(one)
+        calls = list(judged_calls(self, heldout))
+
+        def grounds(chosen: Callable[[JudgedCall], bool]) -> Grounds:
+            pairs = [(one.risk, one.harm) for one in calls if chosen(one)]
+            return Grounds.of(pairs, self.limit, coverage)
+
+        def after(look: bytes) -> Grounds:
+            return grounds(lambda one: one.tool in self.harmful and one.after == look)
+
+        safe, harmful = grounds(lambda one: one.tool not in self.harmful), after(b"")
         judge = replace(
             self,
-            margins=(Margin.of(errors[False], coverage), Margin.of(errors[True], coverage)),
-            alarm=Alarm.of([(one.risk, one.harm) for one in beyond], coverage),
+            margins=(safe.margin, harmful.margin),
+            alarm=harmful.alarm,
+            looks={look: after(look) for look in self.looks},
         )
-        missed = sum(judge.learnt_bound(one.tool, one.risk) <= self.limit for one in beyond)
-        return replace(judge, missed=missed)
+        beyond = self.limit if math.isfinite(self.limit) else 0.0
+        missed = [one for one in calls if one.harm > beyond and judge._would_allow(one)]
+        return replace(judge, missed=len(missed), worths=judge._worths(calls))
+
+    def _would_allow(self, one: JudgedCall) -> bool:
+        return self.learnt_bound(one.tool, one.risk, one.after) <= self.limit
+
+    def _worths(self, calls: Sequence[JudgedCall]) -> dict[tuple[bytes, bytes], Worth]:
+        """What having looked brought in held-out calls of tools that did harm."""
+        found: dict[tuple[bytes, bytes], list[tuple[float, float]]] = {}
+        for one in calls:
+            if one.after and one.tool in self.harmful:
+                gain = max(one.reward, 0.0) if self._would_allow(one) else 0.0
+                found.setdefault((one.tool, one.after), []).append((one.before, gain))
+        made = {key: Worth.of(pairs) for key, pairs in found.items()}
+        return {key: worth for key, worth in made.items() if worth is not None}
 
     # --- belief --------------------------------------------------------------------------------
 
@@ -207,17 +242,34 @@ class Judge:
         shape = action[SHAPE_AT : SHAPE_AT + CODE].tobytes()
         return tool_of(action) in self.learnt.calls and shape in self.learnt.shapes
 
-    def learnt_bound(self, tool: bytes, risk: float) -> float:
+    def after(self, action: np.ndarray, obs: Obs) -> bytes:
+        """Which look-up a call comes straight after, where the last one made was `action` [A] and
+        led to `obs`; b"" where it was none or failed. Texts may be masked or not."""
+        made = masked_action(action, self.known).tobytes()
+        return made if made in self.looks and not obs[KEY][ERROR_AT] else b""
+
+    @property
+    def heldout_harm(self) -> int:
+        """How many held-out calls did harm, after a look-up or not."""
+        return self.alarm.calls + sum(one.alarm.calls for one in self.looks.values())
+
+    def grounds(self, after: bytes) -> Grounds:
+        """What tools that have done harm were tested on, straight after this look-up."""
+        return self.looks[after] if after else Grounds(self.margins[True], self.alarm)
+
+    def learnt_bound(self, tool: bytes, risk: float, after: bytes = b"") -> float:
         """The bound on V_s of a call of a tool (its code) with this estimated risk, hints apart."""
-        harmful = tool in self.harmful
-        bound = self.margins[harmful].bound(risk)
-        return self.alarm.bound(risk, bound) if harmful else bound
+        if tool in self.harmful:
+            return self.grounds(after).bound(risk)
+        return self.margins[False].bound(risk)
 
     def presumed(self, call: ToolCall, tool: bytes) -> float:
         """The least bound that the hints of a call leave; `tool` is its tool's code."""
         return self.prior.of(call.hints, self.learnt.calls[tool])
 
-    def weigh(self, latent: Latent, call: ToolCall, action: np.ndarray) -> CandidateEvidence:
+    def weigh(
+        self, latent: Latent, call: ToolCall, action: np.ndarray, after: bytes = b""
+    ) -> CandidateEvidence:
         """Reward, risk and its bound of one call; an unknown call has the bound inf."""
         reward, risk = self.outcomes(latent, action)
         mean_risk = float(risk.mean())
@@ -225,7 +277,8 @@ class Judge:
         tool = tool_of(action)
         bound = math.inf
         if self.is_known(action):
-            bound = max(self.learnt_bound(tool, mean_risk), self.presumed(call, tool))
+            learnt = self.learnt_bound(tool, mean_risk, after)
+            bound = max(learnt, self.presumed(call, tool))
         return CandidateEvidence(
             name=call.shown,
             utility=float(reward.mean()),
@@ -255,21 +308,23 @@ class Judge:
         deadline: float,
         look_ups: Sequence[tuple[LookUp, np.ndarray]] = (),
         person: float | None = None,
+        after: bytes = b"",
     ) -> Evidence:
-        """What a gate is told of `call`. `person`: the price of asking one, None: nobody to ask."""
-        one = self.weigh(latent, call, action)
-        asks: list[AskEvidence] = []
-        bounded = math.isfinite(one.risk_bound)
-        if bounded and one.risk_bound > limit:
-            asks = [self._look(latent, call, action, limit, *pair) for pair in look_ups]
+        """What a gate is told of `call`. `person`: the price of asking one, None: nobody to ask;
+        `after`: the look-up it comes straight after."""
+        one = self.weigh(latent, call, action, after)
         known = self.is_known(action)
+        looks = look_ups if known and not one.risk_bound <= limit else ()
+        asks = [self._look(latent, call, action, limit, *pair) for pair in looks]
+        asks = [ask for ask in asks if ask.usable]
         if person is not None and (known or not call.hints.may_destroy):
             asks.append(person_evidence(one, limit, self.prior.risk, person))
-            if not bounded:  # a number the gate can weigh, and never within its limit
-                one = replace(one, risk_bound=max(one.risk, self.prior.risk) + limit + 1.0)
+        if asks and not math.isfinite(one.risk_bound):
+            # a number the gate can weigh, and never within its limit
+            one = replace(one, risk_bound=max(one.risk, self.prior.risk) + limit + 1.0)
         return Evidence(
             candidates=(one,),
-            asks=tuple(ask for ask in asks if ask.usable),
+            asks=tuple(asks),
             hold_utility=0.0,
             horizon=1,
             observed_at=observed_at,
@@ -286,44 +341,17 @@ class Judge:
         look: LookUp,
         look_action: np.ndarray,
     ) -> AskEvidence:
-        """What a look first is worth: the call may turn out harmless and be allowed after it.
-
-        EVSI's info alone: the look's own reward, and what it does to the world, are no reason to
-        make it.
-        """
-        import torch
-
-        from bb_wm.decide import EVSI, Ask
-        from bb_wm.imagine.utility import Limit, Utility
-
-        # the bound's share that seeing more cannot take away
-        tool = tool_of(action)
-        margin = self.margins[tool in self.harmful].margin
-        with stage("look_up"):
-            risks = self.weigh(latent, look.call, look_action)
-            if margin >= limit or self.presumed(call, tool) > limit:
-                return refused_look(look, risks)
-            utility = Utility(discount=1.0, limit=Limit(limit), abstain=0.0)
-            ask = Ask(look.name, action=torch.from_numpy(look_action).to(latent.h), cost=look.cost)
-            search = EVSI(utility=utility, particles=64, answers=4, tower=False)
-            found = search(self.model, latent, ask, lambda at: self._worth(at, action))
-            told = AskEvidence.of(found, risk=risks.risk, risk_bound=risks.risk_bound)
-            return replace(
-                told,
-                evsi=told.evsi - told.effect,
-                lower=told.lower - told.effect,
-                upper=told.upper - told.effect,
-            )
-
-    def _worth(self, latents: Latent, action: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Reward and bound on V_s, [N, 1] each, of making the call from each of N beliefs."""
-        import torch
-
-        flat = torch.from_numpy(action).to(latents.h).expand(*latents.batch_shape, -1)
-        reached = self.model.step(latents, flat)
-        risks, tool = self.model.predict_safety(reached), tool_of(action)
-        bounds = risks.new_tensor([self.learnt_bound(tool, risk) for risk in risks.tolist()])
-        return self.model.predict_reward(reached)[..., None], bounds[..., None]
+        """What a look first is worth: the call may turn out harmless and be allowed after it."""
+        tool, seen = tool_of(action), look_action.tobytes()
+        after = seen if seen in self.looks else b""
+        risks = self.weigh(latent, look.call, look_action)
+        # what seeing more cannot take away
+        if max(self.learnt_bound(tool, 0.0, after), self.presumed(call, tool)) > limit:
+            return refused_look(look, risks)
+        worth = self.worths.get((tool, after))
+        if worth is None:
+            return imagined(self, latent, action, limit, look, look_action, risks)
+        return worth.of_looking(look, float(self.outcomes(latent, action)[1].mean()), risks)
 
     def summary(self) -> str:
         """One line for a person: what this judge rests on."""

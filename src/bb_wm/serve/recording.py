@@ -50,9 +50,13 @@ class Recording:
         made = self.featuriser
         return EpisodeStore(self.path, made.obs_spec, made.action_spec, mode="r")
 
+    def experience(self) -> Experience:
+        """What was recorded so far, counted."""
+        return Experience.of(self._episodes())
+
     def texts(self) -> set[bytes]:
         """The codes of all texts that were recorded; none before the first episode."""
-        return Experience.of(self._episodes()).texts
+        return self.experience().texts
 
     def names(self) -> dict[bytes, str]:
         """Names of tools by their code; see `names_in`."""

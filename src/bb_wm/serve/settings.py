@@ -25,8 +25,12 @@ class GuardSettings:
     gate      limit on V_s of the next row, age of the belief; min_gain -1 lets calls through that
               are harmless and merely useless
     deadline  seconds a decision may take; later it is HOLD
-    patience  seconds a call of enforce waits for a model that is still being loaded; then HOLD
+    patience  seconds a call of enforce waits for a model that is still being loaded, then HOLD; and
+              any call for a look-up in an event loop
     look_ups  harmless calls that may be made first for what they reveal
+    look_first  record and shadow make one of them, by lot, before this share of the calls that may
+              destroy by their hints or whose tool did harm, so that there is something to learn
+              from; enforce makes them where they are worth it
     person    the price of asking a person, in utility (a call is worth about 1); None: never ask
     """
 
@@ -34,6 +38,7 @@ class GuardSettings:
     deadline: float = 1.0
     patience: float = 60.0
     look_ups: tuple[LookUp, ...] = ()
+    look_first: float = 1.0
     person: float | None = None
 
     def __post_init__(self) -> None:
@@ -44,6 +49,10 @@ class GuardSettings:
         if not 0 <= self.patience <= 3600:
             raise ConfigError(
                 "GuardSettings.patience", expected="seconds in [0, 3600]", actual=self.patience
+            )
+        if not 0 <= self.look_first <= 1:
+            raise ConfigError(
+                "GuardSettings.look_first", expected="a share in [0, 1]", actual=self.look_first
             )
         names = [look.name for look in self.look_ups]
         if len(set(names)) != len(names) or PERSON in names:

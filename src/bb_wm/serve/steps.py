@@ -21,9 +21,11 @@ class Decide:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Step: make this call; send its Answer, or throw what it raised."""
+    """Step: make this call; send its Answer, or throw what it raised. `within`: seconds to wait,
+    where waiting can be ended (None: as long as it takes)."""
 
     call: ToolCall
+    within: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
