@@ -139,6 +139,17 @@ def test_a_broken_loss_or_gradient_changes_nothing(poison: float) -> None:
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
+def test_a_gradient_that_is_let_through_overflows_no_moment() -> None:
+    network = small_network(*PAIRS[0])
+    optimiser = Optimiser(network, settings())
+    for size in (1e15, 1e16, 1e17, 1e18):
+        optimiser.step(size * loss_of(network, 0))
+    state = optimiser.state()
+    assert int(state["optimiser/steps"]) > 0
+    assert all(bool(torch.isfinite(t).all()) for n, t in state.items() if n.startswith("opt"))
+    assert all(bool(torch.isfinite(p).all()) for p in network.parameters())
+
+
 def test_averages_share_the_statistics_they_were_trained_with() -> None:
     network = small_network(*PAIRS[0])
     optimiser = Optimiser(network, settings())

@@ -38,7 +38,7 @@ class Side:
 
     def turn(self) -> Tensor:
         """One orthogonal iteration towards the eigenvectors, the largest first; how the columns
-        were put in order. (Decomposing anew would cost ten times as much and may fail.)"""
+        were put in order. (Decomposing anew would cost twice as much, and may fail.)"""
         held = self.factor @ self.basis
         order = (self.basis * held).sum(0).argsort(descending=True, stable=True)
         self.basis.copy_(torch.linalg.qr(held[:, order])[0])
