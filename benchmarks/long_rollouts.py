@@ -46,7 +46,7 @@ BARS = {
     "dm_control/cheetah-run-v0": 0.2185,
     "dm_control/hopper-stand-v0": 0.2507,
 }
-MODES = ("mode", "shortcut")
+MODES = ("mode", "shortcut", "sample")
 
 
 @dataclass(frozen=True, slots=True)
