@@ -28,7 +28,8 @@ def page(found: Found, rules: Mapping[str, Any]) -> str:
     judged = [r for r in found if "evaluation" in r]
     open_worlds = [r for r in judged if "@" not in r["world"]]
     hidden = [r for r in judged if "@" in r["world"]]
-    parts = ["# Prediction against the peers", _how(found, rules)]
+    title = "Prediction against the peers" if _peers(judged) else "Prediction of ours alone"
+    parts = [f"# {title}", _how(found, rules)]
     for title, group, bars in (
         ("All is seen", open_worlds, _OPEN),
         ("Columns hidden, noise of 5 % of each deviation on every row", hidden, _HIDDEN),
@@ -49,15 +50,23 @@ def _how(found: Found, rules: Mapping[str, Any]) -> str:
         f"{rules['sequences']} sequences of {rules['length']} rows (the ensemble: as many rows for "
         f"each member), judged on {rules['heldout_rows']:,} other rows, at most "
         f"{rules['windows']:,} windows; seeds {seeds}; one thread; commit {', '.join(commits)}. "
-        "Mean [smallest, largest] over seeds. Ours has one setting; the peers the best of the "
-        f"learning rates {_rates(found)} on {rules['validation_rows']:,} more rows. Times are of "
-        "one training."
+        f"Mean [smallest, largest] over seeds. Ours has one setting{_rates(found, rules)}. Times "
+        "are of one training."
     )
 
 
-def _rates(found: Found) -> str:
+def _peers(found: Found) -> bool:
+    return any(r["preset"] != OURS for r in found)
+
+
+def _rates(found: Found, rules: Mapping[str, Any]) -> str:
+    """How the peers' learning rates were chosen; nothing where there are no peers."""
     rates = {tuple(r["settings"]["rates"]) for r in found if r["settings"].get("rates")}
-    return "; ".join(", ".join(f"{x:g}" for x in group) for group in sorted(rates)) or "(none yet)"
+    told = "; ".join(", ".join(f"{x:g}" for x in group) for group in sorted(rates))
+    if not told:
+        return ""
+    more = f"{rules['validation_rows']:,} more rows"
+    return f"; the peers the best of the learning rates {told} on {more}"
 
 
 def _section(found: Found, bars: str) -> Iterable[str]:
@@ -65,7 +74,7 @@ def _section(found: Found, bars: str) -> Iterable[str]:
     notes = {r["world"]: _evaluation(r).note for r in found if _evaluation(r).note}
     if notes:
         yield " ".join(f"{world}: {note}." for world, note in notes.items())
-    if any(r["preset"] == OURS for r in found):
+    if _peers(found) and any(r["preset"] == OURS for r in found):
         yield _ratios(found).markdown()
         yield bars
     if any(r.get("calibration") for r in found):
