@@ -21,7 +21,7 @@ _COUNTABLE = 2**24
 
 def hot_of_max(values: Tensor) -> Tensor:
     """One-hot [*, C] of the largest of values [*, C], the first among equals."""
-    if values.device.type == "cpu":
+    if values.device.type == "cpu" and not torch.compiler.is_compiling():
         # argmax and one_hot are ten times slower on a CPU than comparing with the maximum, and
         # answers of the same type as what is compared several times faster than true and false.
         hot = torch.eq(values, values.amax(-1, keepdim=True), out=torch.empty_like(values))
@@ -35,9 +35,9 @@ def hot_of_level(probs: Tensor, level: Tensor) -> Tensor:
     """One-hot [*, C] of the class in whose share of probs [*, C] the level [*, 1] lies."""
     below = probs.cumsum(-1).lt_(level)  # 1 up to the class, then 0
     below[..., -1] = 0.0
-    hot = torch.empty_like(below)
-    torch.sub(1.0, below[..., :1], out=hot[..., :1])
-    torch.sub(below[..., :-1], below[..., 1:], out=hot[..., 1:])
+    hot = below.neg()
+    hot[..., :1] += 1.0
+    hot[..., 1:] += below[..., :-1]
     return hot
 
 

@@ -100,7 +100,7 @@ def index_of_hots(z: Tensor, groups: int, classes: int) -> Tensor | None:
     Products with a vector are several times faster than `max`. Where a group's numbers are at least
     0 and their sum is 1, they are a one-hot if the one they point at is 1.
     """
-    if z.device.type != "cpu" or z.numel() < _MANY * z.shape[-1]:
+    if z.device.type != "cpu" or z.numel() < _MANY * z.shape[-1] or torch.compiler.is_compiling():
         return None
     flat = z.reshape(-1, classes)
     if not bool(z.amin() >= 0.0) or not bool((flat @ flat.new_ones(classes) == 1.0).all()):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from bb_wm.errors import CheckpointError, DeviceError
+from bb_wm.errors import CheckpointError, ConfigError, DeviceError
 from bb_wm.model.dynamics import RSSM
 from bb_wm.model.network import Network
 
@@ -55,6 +57,19 @@ def find_device(device: str | torch.device) -> torch.device:
     if found is not None and found.type == "cuda" and f"cuda:{found.index or 0}" in available:
         return torch.device("cuda", found.index or 0)
     raise DeviceError("device", expected=f"one of {available}", actual=repr(device))
+
+
+def check_compiler(device: torch.device, options: Mapping[str, Any]) -> None:
+    """ConfigError where torch.compile would find out at the first step that it has no compiler."""
+    needed = os.environ.get("CXX", "g++")
+    compiles = device.type == "cpu" and options.get("backend", "inductor") == "inductor"
+    if compiles and shutil.which(needed) is None:
+        raise ConfigError(
+            "compile",
+            expected="a C++ compiler, which torch.compile uses on a CPU",
+            actual=f"no {needed}",
+            hint="install one (on Debian: apt-get install g++) or name it in CXX.",
+        )
 
 
 def check_same_tensors(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:

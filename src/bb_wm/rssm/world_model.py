@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import torch
 
@@ -26,7 +26,7 @@ from bb_wm.model.losses import LossTerms
 from bb_wm.model.objective import Noise, evaluate_terms
 from bb_wm.model.optimiser import Optimiser, OptimiserSettings, Rate
 from bb_wm.protocols import draw_noise
-from bb_wm.rssm.build import build_network, check_same_tensors, find_device
+from bb_wm.rssm.build import build_network, check_compiler, check_same_tensors, find_device
 from bb_wm.rssm.inputs import as_actions, as_flat_action, check_latent
 from bb_wm.rssm.shortcut import ShortcutDynamics
 from bb_wm.types import ActionSpec, Batch, Latent, ObsSpec, Trajectory
@@ -376,6 +376,20 @@ class WorldModel:
         rows = self._batch(batch, learn=False)
         walk = self._rssm.filter(self._rssm.look(rows.obs), rows.action, rows.is_first, None)
         return self.config.latent.kl_per_variable(walk.posterior, walk.prior)
+
+    def compile(self, **options: Any) -> Self:
+        """Compile imagination's steps by torch.compile, where one model imagines for long; itself.
+
+        Rollouts, plans and EVSI then take compiled steps of both paths; learning and reading rows
+        stay as they are. The first imagination of each shape waits until it is compiled.
+        `python -m benchmarks.speed --compiled` prints how long, and what it gains. `options` are
+        torch.compile's. Nothing of it is saved. Raises ConfigError where a CPU has no C++ compiler.
+        """
+        check_compiler(self.device, options)
+        for name in ("step", "shortcut_step"):
+            step = getattr(type(self._rssm), name).__get__(self._rssm)
+            setattr(self._rssm, name, torch.compile(step, **options))
+        return self
 
     # --- keeping --------------------------------------------------------------------------------
 
