@@ -105,13 +105,14 @@ def write(folders: Sequence[Results], page: Path, *, keep: bool = False) -> int:
 
 
 def _merged(old: str, new: str) -> str:
-    """The old page with its sections replaced by the new page's of the same title."""
+    """The old page with its sections replaced by the new page's of the same title; what it did not
+    have stands first."""
     (_, *kept), (head, *made) = (
         re.split(r"(?m)^(?=## )", text.strip() + "\n\n") for text in (old, new)
     )
-    sections = {section.splitlines()[0]: section for section in kept}
-    sections |= {section.splitlines()[0]: section for section in made}
-    return head + "".join(sections.values())
+    old_ones, new_ones = ({one.splitlines()[0]: one for one in part} for part in (kept, made))
+    first = [one for title, one in new_ones.items() if title not in old_ones]
+    return head + "".join(first + [new_ones.get(title, one) for title, one in old_ones.items()])
 
 
 def _by_settings(found: Found, *without: str) -> list[Found]:

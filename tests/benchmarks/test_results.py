@@ -127,7 +127,7 @@ def test_a_report_may_keep_what_it_has_no_results_of() -> None:
     old = "# Title\n\nold words\n\n## One\n\n1\n\n### Part\n\na\n\n## Two\n\n2\n"
     new = "# Title\n\nnew words\n\n## Two\n\n22\n\n## Three\n\n3"
     expected = (
-        "# Title\n\nnew words\n\n## One\n\n1\n\n### Part\n\na\n\n## Two\n\n22\n\n## Three\n\n3"
+        "# Title\n\nnew words\n\n## Three\n\n3\n\n## One\n\n1\n\n### Part\n\na\n\n## Two\n\n22"
     )
     assert report._merged(old, new).strip() == expected
 
