@@ -55,9 +55,12 @@ class Network(nn.Module):
 
     def head(self, outcome: str) -> RewardHead | RiskHead | ContinueHead:
         """The head of one of `OUTCOMES`."""
-        if outcome == "reward":
-            return self.reward
-        return self.risk if outcome == "safety" else self.continuation
+        heads: tuple[RewardHead, RiskHead, ContinueHead] = (
+            self.reward,
+            self.risk,
+            self.continuation,
+        )
+        return heads[OUTCOMES.index(outcome)]
 
     def errors(
         self, outcomes: Mapping[str, Tensor], reward: Tensor, safety: Tensor, terminated: Tensor
