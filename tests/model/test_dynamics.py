@@ -129,7 +129,7 @@ def test_h_learns_from_memorys_part_as_far_as_it_comes_true() -> None:
     h, scaled = latent.h.requires_grad_(), rssm.scale_action(batch.action[:, 0])
 
     def slopes() -> tuple[torch.Tensor, ...]:
-        said = rssm.remember(h, latent.sight, scaled).square().sum()
+        said = rssm.predict_sight(h, latent.sight, scaled)[1].square().sum()
         return torch.autograd.grad(said, [h, *rssm.direct.parameters()])
 
     by_h, *whole = slopes()
@@ -137,6 +137,9 @@ def test_h_learns_from_memorys_part_as_far_as_it_comes_true() -> None:
     shared, *same = slopes()
     torch.testing.assert_close(shared, 0.25 * by_h)
     torch.testing.assert_close(same, whole)
+    # What is imagined has its own gradient, whole: of the raw output no share is taken there.
+    foreseen = rssm.foresee(h, latent.sight, scaled)[1].square().sum()
+    torch.testing.assert_close(torch.autograd.grad(foreseen, h)[0], by_h)
 
 
 @every_pair

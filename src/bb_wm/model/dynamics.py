@@ -330,9 +330,11 @@ class RSSM(nn.Module):
         """The row's sight from its h and the last row's sight and action, and the raw output.
 
         What the row alone says is taken as it is: it learns by itself, and memory learns what is
-        left of it. Where rows tell everything nothing is left, and no error of h disturbs.
+        left of it. Where rows tell everything nothing is left, and no error of h disturbs; h learns
+        from memory's part as far as that comes true.
         """
-        raw = self.guess(sight, scaled_action) + self.remember(h, sight, scaled_action)
+        shared = share_gradient(h, self.memory_share.value.mean())
+        raw = self.guess(sight, scaled_action) + self.remember(shared, sight, scaled_action)
         return self.advance_sight(sight, raw), raw
 
     def foresee(self, h: Tensor, sight: Tensor, scaled_action: Tensor) -> tuple[Tensor, Tensor]:
@@ -346,9 +348,7 @@ class RSSM(nn.Module):
         return self.settle_sight(torch.lerp(alone, whole, self.memory_share.value)), raw
 
     def remember(self, h: Tensor, sight: Tensor, scaled_action: Tensor) -> Tensor:
-        """What memory adds to the direct path's raw output. h learns from it as far as it comes
-        true: where rows tell everything, memory is left to what else it is for."""
-        h = share_gradient(h, self.memory_share.value.mean())
+        """What memory adds to the direct path's raw output."""
         return cast("Tensor", self.direct(torch.cat([h, sight, scaled_action], dim=-1)))
 
     def guess(self, sight: Tensor, scaled_action: Tensor) -> Tensor:
