@@ -245,8 +245,13 @@ class Judge:
     def after(self, action: np.ndarray, obs: Obs) -> bytes:
         """Which look-up a call comes straight after, where the last one made was `action` [A] and
         led to `obs`; b"" where it was none or failed. Texts may be masked or not."""
-        made = masked_action(action, self.known).tobytes()
-        return made if made in self.looks and not obs[KEY][ERROR_AT] else b""
+        return b"" if obs[KEY][ERROR_AT] else self.look_of(masked_action(action, self.known))
+
+    def look_of(self, action: np.ndarray) -> bytes:
+        """Which look-up this masked action [A] is, of those that calls were tested after; b"" where
+        it is none of them."""
+        made = action.tobytes()
+        return made if made in self.looks else b""
 
     @property
     def heldout_harm(self) -> int:
@@ -342,8 +347,7 @@ class Judge:
         look_action: np.ndarray,
     ) -> AskEvidence:
         """What a look first is worth: the call may turn out harmless and be allowed after it."""
-        tool, seen = tool_of(action), look_action.tobytes()
-        after = seen if seen in self.looks else b""
+        tool, after = tool_of(action), self.look_of(look_action)
         risks = self.weigh(latent, look.call, look_action)
         # what seeing more cannot take away
         if max(self.learnt_bound(tool, 0.0, after), self.presumed(call, tool)) > limit:

@@ -81,7 +81,7 @@ def imagined(
     from bb_wm.decide import EVSI, Ask
     from bb_wm.imagine.utility import Limit, Utility
 
-    after = look_action.tobytes() if look_action.tobytes() in judge.looks else b""
+    after = judge.look_of(look_action)
 
     def worth(latents: Latent) -> tuple[Tensor, Tensor]:
         """Reward and bound on V_s, [N, 1] each, of making the call from each of N beliefs."""
