@@ -12,7 +12,8 @@ stopped, started twice the processes share the work. The table is printed at the
 beside the results.
 
 Peers are trained once for every rate of --rates; the one with the least error at the headline
-horizon on rows collected beside the training rows is kept. Ours has one setting everywhere.
+horizon on rows collected beside the training rows is kept. With --rates-once they are tried on the
+first seed, and the other seeds are trained at what won there. Ours has one setting everywhere.
 """
 
 from __future__ import annotations
@@ -74,13 +75,26 @@ def main(arguments: Sequence[str]) -> int:
             results.path(job).unlink(missing_ok=True)
     failed = 0
     for job in jobs:
-        settings = settings_of(job, rules, options.rates)
-        failed += work([job], results, settings, lambda j: measure(j, rules, options.rates))
+        rates = _rates_for(job, options, rules, results)
+        settings = settings_of(job, rules, rates)
+        failed += work([job], results, settings, lambda j, r=rates: measure(j, rules, r))
     found = [r for r in results.all() if _same(r, rules)]
     page = quality_table.page(found, rules.to_json())
     durable.write_file(options.out / "quality.md", page.encode())
     say(page)
     return int(failed > 0)
+
+
+def _rates_for(
+    job: Job, options: argparse.Namespace, rules: Rules, results: Results
+) -> list[float]:
+    """All of --rates, or with --rates-once the one that won on the first seed, if that is there."""
+    rates: list[float] = options.rates
+    first = replace(job, seed=options.seeds[0])
+    if not options.rates_once or job == first or job.preset not in TRAINED:
+        return rates
+    won = results.read(first, settings_of(first, rules, rates))
+    return rates if won is None else [won["rate"]]
 
 
 def settings_of(job: Job, rules: Rules, rates: Sequence[float]) -> dict[str, Any]:
@@ -126,6 +140,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--afresh", action="store_true", help="measure what is there again")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--rates", nargs="+", type=float, default=[3e-4, 1e-3, 3e-3])
+    parser.add_argument(
+        "--rates-once", action="store_true", help="search the rates with the first seed alone"
+    )
     for name in ("updates", "rows", "heldout_rows", "windows"):
         flag = f"--{name.replace('_', '-')}"
         parser.add_argument(flag, type=int, default=getattr(rules, name))

@@ -58,8 +58,12 @@ class Results:
 
     def done(self, job: Job, settings: Mapping[str, Any]) -> bool:
         """Whether the job's result is there, made with these settings."""
+        return self.read(job, settings) is not None
+
+    def read(self, job: Job, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The job's result if it is there, made with these settings."""
         found = _read(self.path(job))
-        return found is not None and found.get("settings") == dict(settings)
+        return found if found is not None and found.get("settings") == dict(settings) else None
 
     def write(self, job: Job, settings: Mapping[str, Any], result: Mapping[str, Any]) -> None:
         """The result with what it was made of, atomically."""
