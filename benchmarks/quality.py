@@ -223,10 +223,14 @@ def _measure_trained(job: Job, rules: Rules, data: Data, rates: Sequence[float])
     evaluation = _evaluate(peer, data.held, data, rules, job.seed)
     windows = _windows(evaluation, data.held, job.seed)
     obs, action, _ = windows.seen()
-    samples = peer.sample(obs, action, windows.future, count=quality_spread.SAMPLES, seed=job.seed)
+    spread = None
+    if peer.has_spread:
+        count = quality_spread.SAMPLES
+        samples = peer.sample(obs, action, windows.future, count=count, seed=job.seed)
+        spread = _calibrate(samples, windows, data, evaluation)
     return {
         "evaluation": evaluation.to_json(),
-        "calibration": _calibrate(samples, windows, data, evaluation),
+        "calibration": spread,
         "parameters": peer.parameters,
         "rate": peer.effort.rate,
         "reading": peer.reading,

@@ -14,13 +14,18 @@ from benchmarks.report import _mean, _of, _spread
 Found = list[dict[str, Any]]
 OURS = "ours"
 STEPS = (1, 5, 10)
-RIVALS = {"ensemble": "delta-MLP ensemble", "rssm": "DreamerV3-loss RSSM", "gru": "GRU"}
+RIVALS = {
+    "ensemble": "delta-MLP ensemble",
+    "rssm": "DreamerV3-loss RSSM",
+    "gru": "GRU",
+    "tdmpc": "TD-MPC2 latent",
+}
 _OPEN = (
     "Bars: geometric mean at most 1.25 of the ensemble and 0.5 of the RSSM; in no world above 1.5 "
     "of the best peer."
 )
 _HIDDEN = "Bars: geometric mean at most 1.05 of the GRU and 0.8 of the RSSM."
-_ORDER = (OURS, "persistence", "ridge", "ensemble", "gru", "rssm")
+_ORDER = (OURS, "persistence", "ridge", *RIVALS)
 
 
 def page(found: Found, rules: Mapping[str, Any]) -> str:
@@ -62,10 +67,13 @@ def _peers(found: Found) -> bool:
 def _rates(found: Found, rules: Mapping[str, Any]) -> str:
     """How the peers' learning rates were chosen; nothing where there are no peers."""
     rates = {tuple(r["settings"]["rates"]) for r in found if r["settings"].get("rates")}
-    told = "; ".join(", ".join(f"{x:g}" for x in group) for group in sorted(rates))
-    if not told:
+    searched = sorted(group for group in rates if len(group) > 1) or sorted(rates)
+    if not searched:
         return ""
-    more = f"{rules['validation_rows']:,} more rows"
+    told = "; ".join(", ".join(f"{x:g}" for x in group) for group in searched)
+    once = {r["seed"] for r in found if len(r["settings"].get("rates", ())) > 1}
+    where = f", by seed {min(once)} for all" if len(rates) > len(searched) else ""
+    more = f"{rules['validation_rows']:,} more rows{where}"
     return f"; the peers the best of the learning rates {told} on {more}"
 
 

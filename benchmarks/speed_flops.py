@@ -36,11 +36,11 @@ class Product:
 def products(shape: Shape, obs: int = line.OBS, action: int = line.ACTION) -> list[Product]:
     """Of one update with the equal losses: GRU, categorical z, a vector that is its own sight.
 
-    From `LOOKED_UP` rows on, what decoder and heads read of z is looked up, and its weights'
-    gradient gathered; the gradient of z itself stays a product.
+    From `LOOKED_UP` rows on, what is read of z is looked up, and its weights' gradient gathered;
+    the gradient of z itself stays a product.
     """
     count, h, z, hidden = shape.batch * shape.rows, shape.size, shape.latent, shape.units
-    by_z = 1 if count >= LOOKED_UP else 3
+    by_z, by_row = (1 if rows >= LOOKED_UP else 3 for rows in (count, shape.batch))
     heads = 2 * hidden + 2  # reward and continuation; risk has weight 0
     rows = [
         ("sight: hidden", obs, hidden, 2),
@@ -51,15 +51,16 @@ def products(shape: Shape, obs: int = line.OBS, action: int = line.ACTION) -> li
         ("posterior", hidden, z, 3),
         ("prior: hidden", h, hidden, 3),
         ("prior: output", hidden, z, 3),
-        ("prior: linear", h, z, 3),
-        ("core: z", z, h, 3),
+        ("core: z", z, h, by_row),
         ("core: gates", 2 * h, 3 * h, 3),
-        ("trunk and heads: h", h, 2 * hidden + heads, 3),
-        ("trunk and heads: z", z, 2 * hidden + heads, by_z),
+        ("trunk and heads: h", h, hidden + heads, 3),
+        ("trunk and heads: z", z, hidden + heads, by_z),
         ("trunk: output", hidden, hidden, 3),
         ("decoder", hidden + h + z, obs, 3),
     ]
     found = [Product(name, count, a, b, passes) for name, a, b, passes in rows]
+    if by_row < 3:  # an empty belief's z is no one-hots
+        found.append(Product("core: z before the first row", shape.batch, z, h, 3 - by_row))
     return [*found, Product("core: action", shape.batch * (shape.rows - 1), action, h, 2)]
 
 
@@ -68,16 +69,15 @@ def update_flops(shape: Shape) -> int:
     return sum(product.flops for product in products(shape))
 
 
-def imagined_flops(shape: Shape, task: str) -> dict[str, int]:
-    """Operations of all products of rows imagined: the model's, which may be narrowed, and of
-    "imagine" those of the policy, which is the user's own and is not."""
+def imagined_flops(shape: Shape, task: str) -> int:
+    """Operations of all products of rows imagined, whose z is looked up; for "imagine" with the
+    policy's."""
     h, z, hidden = shape.size, shape.latent, shape.units
     count = {"imagine": line.STARTS * line.ROWS, "decide": line.CANDIDATES * line.AHEAD}[task]
-    step = line.ACTION * h + 6 * h * h + h * (hidden + z) + hidden * z  # core, prior
+    step = line.ACTION * h + 6 * h * h + h * hidden + hidden * z  # core, prior
     heads = h * (3 * hidden + 3)
-    policy = (h + z) * hidden + hidden * hidden + hidden * line.ACTION
-    found = {"model": 2 * count * (step + heads)}
-    return found | ({"policy": 2 * count * policy} if task == "imagine" else {})
+    policy = h * hidden + hidden * hidden + hidden * line.ACTION
+    return 2 * count * (step + heads + (policy if task == "imagine" else 0))
 
 
 def dominating(shape: Shape) -> Product:

@@ -188,16 +188,14 @@ def _least(result: dict[str, Any], rates: dict[str, float]) -> str:
         if task == "update":
             least = result["gflop"] / rates["gemm_medium"]
         else:
-            parts = imagined_flops(shape, task)
-            least = parts["model"] / 1e9 / rates["gemm_medium"]
-            least += parts.get("policy", 0) / 1e9 / rates["gemm"]
+            least = imagined_flops(shape, task) / 1e9 / rates["gemm_medium"]
         allowed = float(np.median(peer[1])) / _bar(result, task)
         told.append(f"{task} {1000 * least:.1f} of {1000 * allowed:.1f} ms")
     if not told:
         return ""
     return (
-        " The products alone, at the faster rate (a policy's in float32), would take, of the time "
-        f"that the bar leaves for everything: {', '.join(told)}."
+        " The products alone, at the faster rate, would take, of the time that the bar leaves for "
+        f"everything: {', '.join(told)}."
     )
 
 

@@ -223,15 +223,23 @@ class Peer(ABC):
         while True:
             yield sampler.sample()
 
+    def _shares(self) -> list[tuple[list[nn.Parameter], float]]:
+        """Parameters, and the share of the rate at which they learn."""
+        return [(list(self.net.parameters()), 1.0)]
+
     def _train(self, losses: Iterator[Tensor]) -> None:
         averaged = AveragedModel(self.net, multi_avg_fn=_average)
-        parameters = list(self.net.parameters())
+        groups = self._shares()
+        parameters = [parameter for group, _ in groups for parameter in group]
         optimiser = torch.optim.AdamW(
-            parameters, lr=self.effort.rate, weight_decay=_DECAY, fused=True
+            [{"params": group} for group, _ in groups],
+            lr=self.effort.rate,
+            weight_decay=_DECAY,
+            fused=True,
         )
         for update in range(1, self.effort.updates + 1):
-            for group in optimiser.param_groups:
-                group["lr"] = self.effort.rate * min(1.0, update / _WARMUP)
+            for group, (_, share) in zip(optimiser.param_groups, groups, strict=True):
+                group["lr"] = share * self.effort.rate * min(1.0, update / _WARMUP)
             loss = next(losses)
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]

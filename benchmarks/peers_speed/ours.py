@@ -8,7 +8,6 @@ it comes, with risk, open loop and shortcut losses, and plans that are judged on
 from __future__ import annotations
 
 import sys
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from bb_wm.config import GRU, Categorical, Objective, WorldModelConfig
 from bb_wm.decide import RandomShooting
 from bb_wm.decide.evsi import EVSI, Ask
 from bb_wm.model.products import operand
-from bb_wm.rssm import WorldModel
+from bb_wm.rssm import LatentNet, WorldModel
 from bb_wm.types import Latent
 from benchmarks.peers_speed import line
 from benchmarks.peers_speed.line import Shape
@@ -58,9 +57,7 @@ class Ours:
         size = (line.OPTIONS, line.AHEAD, line.ACTION)
         self.options = torch.rand(size, generator=generator) * 2 - 1
         self.chance = generator
-        width = shape.size + shape.latent
-        sizes = (width, shape.units, shape.units, line.ACTION)
-        self.layers = [torch.nn.Linear(a, b) for a, b in pairwise(sizes)]
+        self.actor = LatentNet(model, line.ACTION, hidden=shape.units, layers=2)
         samples = {} if variant == "default" else {"samples": 0}
         self.planner = RandomShooting(horizon=line.AHEAD, candidates=line.CANDIDATES, **samples)
         self.evsi_of = EVSI(particles=line.ANSWERS, answers=1, horizon=line.AHEAD, tower=False)
@@ -71,10 +68,7 @@ class Ours:
         self.narrow: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def policy(self, latent: Latent) -> torch.Tensor:
-        x = torch.cat([latent.h, latent.z], dim=-1)
-        for layer in self.layers[:-1]:
-            x = torch.nn.functional.silu(layer(x))
-        return torch.tanh(self.layers[-1](x))
+        return torch.tanh(self.actor(latent))
 
     def update(self) -> object:
         return self.model.update(self.rows)

@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from benchmarks.peers import TRAINED, AutoregressiveGRU, DeltaEnsemble, DreamerRSSM, Effort
+from benchmarks.peers import (
+    TRAINED,
+    AutoregressiveGRU,
+    ConsistentLatent,
+    DeltaEnsemble,
+    DreamerRSSM,
+    Effort,
+)
 from benchmarks.peers.base import _average
 from benchmarks.peers.delta_ensemble import MEMBERS, _Members
 from benchmarks.peers.rssm import (
@@ -21,6 +28,7 @@ from benchmarks.peers.rssm import (
     symlog,
     two_hot,
 )
+from benchmarks.peers.tdmpc import BINS, ENCODER_SHARE, SIMPLEX, SLOW, simplices
 from tests.diagnose.helpers import linear_episodes
 
 from bb_wm.diagnose import evaluate_predictors
@@ -52,7 +60,7 @@ def test_a_prediction_uses_no_row_after_its_own_and_no_action_after_it(name):
     assert not np.allclose(before.obs["obs"][:, 3], after.obs["obs"][:, 3])
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", [name for name, kind in TRAINED.items() if kind.has_spread])
 def test_samples_are_drawn_by_their_seed_and_windows_do_not_mix(name):
     episodes = linear_episodes(6, 40, 0)
     peer = TRAINED[name](*SPECS, SMALL).fit(episodes)
@@ -195,6 +203,42 @@ def test_the_rssm_learns_to_tell_rows_apart():
     peer.reading = peer.readings[1]
     result = evaluate_predictors(SPECS[0], [peer], linear_episodes(6, 50, 1), windows=100)
     assert result.nrmse(peer.name, 1) < 0.75
+
+
+# --- TD-MPC2's latent -----------------------------------------------------------------------------
+
+
+def test_simplices_add_up_to_one_each():
+    torch.manual_seed(0)
+    latent = simplices(3 * torch.randn(5, 2 * SIMPLEX))
+    torch.testing.assert_close(latent.view(5, 2, SIMPLEX).sum(-1), torch.ones(5, 2))
+    assert float(latent.min()) > 0
+
+
+def test_the_latent_learns_a_law_it_is_never_asked_to_decode():
+    effort = Effort(updates=150, rate=1e-3, sequences=8, length=16)
+    training, held = linear_episodes(40, 50, 0), linear_episodes(6, 50, 1)
+    peers = [ConsistentLatent(*SPECS, e).fit(training) for e in (SMALL, effort)]
+    early, late = (
+        evaluate_predictors(SPECS[0], [peer], held, windows=100).nrmse(peer.name, 5)
+        for peer in peers
+    )
+    assert late < 0.3 < early
+
+
+def test_the_encoder_learns_at_its_share_of_the_rate_and_the_slow_value_by_following():
+    peer = ConsistentLatent(*SPECS, SMALL)
+    peer.net = peer._build()
+    groups = peer._shares()
+    assert [share for _, share in groups] == [ENCODER_SHARE, 1.0]
+    learning = {id(p) for group, _ in groups for p in group}
+    slow = {id(p) for p in peer.net.slow.parameters()}
+    assert learning | slow == {id(p) for p in peer.net.parameters()}
+    assert not learning & slow
+    with torch.no_grad():
+        peer.net.value[-1].bias += 1.0
+    peer.net.follow()
+    torch.testing.assert_close(peer.net.slow[-1].bias, torch.full((BINS,), SLOW))
 
 
 def test_averages_follow_at_once_and_remember_later():

@@ -100,3 +100,24 @@ def test_a_rollout_looks_up_what_it_would_have_multiplied(
     for name in ("reward", "safety", "continuation"):
         torch.testing.assert_close(getattr(found, name), getattr(expected, name))
     torch.testing.assert_close(found.latents.h, expected.latents.h)
+
+
+def test_what_was_drawn_is_known_until_it_is_written_to(looked_up: list[int]) -> None:
+    family = Categorical(GROUPS, CLASSES)
+    params = torch.randn(128, GROUPS * CLASSES, generator=torch.Generator().manual_seed(0))
+    drawn = family.sample(params, torch.zeros(128, GROUPS))
+    modes = (family.mode(params), family.draw(params, None)[0])
+    for z in (drawn, *modes):
+        index = lookup.index_of_hots(z, GROUPS, CLASSES)
+        afresh = lookup.index_of_hots(z.clone(), GROUPS, CLASSES)
+        assert index is not None
+        assert afresh is not None
+        assert torch.equal(index, afresh)
+    drawn[3] = 0.5
+    assert lookup.index_of_hots(drawn, GROUPS, CLASSES) is None
+
+
+def test_a_straight_through_sample_is_not_taken_for_known() -> None:
+    family = Categorical(GROUPS, CLASSES)
+    params = torch.randn(128, GROUPS * CLASSES, requires_grad=True)
+    assert "_hots" not in family.sample(params, torch.zeros(128, GROUPS)).__dict__

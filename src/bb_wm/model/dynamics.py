@@ -89,9 +89,16 @@ class RSSM(nn.Module):
         self.sight_to_posterior = nn.Linear(sight, latent.param_size)
         self.h_to_posterior = Linear(core.size, hidden)
         self.posterior_output = Linear(hidden, latent.param_size)
-        self.prior_net = MLP(core.size, latent.param_size, hidden=hidden, layers=1)
+        # A linear path to the logits of classes would double the products and bring nothing.
+        gaussian = latent.hots is None
+        self.prior_net = MLP(core.size, latent.param_size, hidden=hidden, layers=1, bypass=gaussian)
         self.trunk = MLP(
-            self.latent_size, hidden, hidden=hidden, layers=max(1, layers - 1), hots=latent.hots
+            self.latent_size,
+            hidden,
+            hidden=hidden,
+            layers=max(1, layers - 1),
+            bypass=gaussian,
+            hots=latent.hots,
         )
         self.direct = MLP(
             core.size + sight + action_spec.size,

@@ -89,25 +89,26 @@ def beside_trunk(
     """The trunk's output and `side_by_side` of the others, in one pass over h and z."""
     weights, biases = zip(_entry(nets), _entry([trunk]), strict=True)
     read = affine_of_latent(h, z, torch.cat(weights), torch.cat(biases), hots)
-    width = len(trunk.output.bias)
-    sizes = [len(biases[0]), len(biases[1]) - width, width]
-    mine, inner, outer = torch.split(read, sizes, dim=-1)
-    return trunk.leave(inner, outer), _leave(nets, mine)
+    mine, own = read.tensor_split([len(biases[0])], dim=-1)
+    inner, outer = own.tensor_split([trunk.output.in_features], dim=-1)
+    return trunk.leave(inner, None if trunk.linear is None else outer), _leave(nets, mine)
 
 
 def _entry(nets: list[MLP]) -> tuple[Tensor, Tensor]:
     """Weight and bias of all that reads the latent itself: hidden layers, then linear paths."""
     hidden = [cast("nn.Linear", net.hidden[0]) for net in nets]
-    weight = joined([*(one.weight for one in hidden), *(net.linear.weight for net in nets)])
-    none = [torch.zeros_like(net.output.bias) for net in nets]
+    bypasses = [net.linear.weight for net in nets if net.linear is not None]
+    weight = joined([*(one.weight for one in hidden), *bypasses])
+    none = [torch.zeros_like(one[:, 0]) for one in bypasses]
     return weight, torch.cat([*(one.bias for one in hidden), *none])
 
 
 def _leave(nets: list[MLP], read: Tensor) -> Tensor:
     """The outputs [*batch, n] from what `_entry` made of a latent."""
     inner, outer = read.tensor_split([-len(nets)], dim=-1)
+    hidden = F.silu(inner, inplace=not torch.is_grad_enabled())  # nobody else reads it
     last = torch.stack([net.output.weight[0] for net in nets])
-    heads = torch.unflatten(F.silu(inner), -1, last.shape)
+    heads = torch.unflatten(hidden, -1, last.shape)
     return (heads * last).sum(-1) + outer + torch.cat([net.output.bias for net in nets])
 
 

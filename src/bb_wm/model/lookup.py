@@ -25,8 +25,9 @@ class LatentLinear(Linear):
     def forward(self, x: Tensor) -> Tensor:
         if self.hots is None:
             return linear(x, self.weight, self.bias)
-        h, z = x.tensor_split([x.shape[-1] - math.prod(self.hots)], dim=-1)
-        return affine_of_latent(h, z, self.weight, self.bias, self.hots)
+        rest = x.shape[-1] - math.prod(self.hots)
+        z = x[..., rest:] if rest else x
+        return affine_of_latent(x[..., :rest], z, self.weight, self.bias, self.hots)
 
 
 def affine_of_latent(
@@ -40,7 +41,7 @@ def affine_of_latent(
     every column straight through, stays a product. Whatever is not one-hot (an empty belief's
     zeros, a mean of beliefs) is multiplied.
     """
-    index = None if hots is None else index_of_hots(z.detach(), *hots)
+    index = None if hots is None else index_of_hots(z, *hots)
     if index is None:
         return linear(torch.cat([h, z], dim=-1) if h.shape[-1] else z, weight, bias)
     source = weight.detach() if torch.is_grad_enabled() else weight
@@ -48,8 +49,8 @@ def affine_of_latent(
     table = kept(source, f"table of {factor.dtype}", lambda _: factor[:, rest:].t().contiguous())
     rows = h.flatten(0, -2), z.flatten(0, -2)
     flat = _LookUp.apply(*rows, weight, index, factor, table)  # type: ignore[no-untyped-call]
-    found = cast("Tensor", flat).reshape(*z.shape[:-1], -1)
-    return found if bias is None else found + bias
+    found = cast("Tensor", flat if bias is None else flat.add_(bias))
+    return found.reshape(*z.shape[:-1], -1)
 
 
 class _LookUp(torch.autograd.Function):
@@ -61,8 +62,8 @@ class _LookUp(torch.autograd.Function):
         ctx: Any, h: Tensor, z: Tensor, weight: Tensor, index: Tensor, factor: Tensor, table: Tensor
     ) -> Tensor:
         ctx.save_for_backward(h, index, factor)
-        found = F.embedding_bag(index, table, mode="sum").to(z.dtype)
-        return times(h, factor[:, : h.shape[1]].t(), found) if h.shape[1] else found
+        found = F.embedding_bag(index, table, mode="sum")
+        return times(h, factor[:, : h.shape[1]].t(), found) if h.shape[1] else found.to(z.dtype)
 
     @staticmethod
     @once_differentiable
@@ -102,10 +103,24 @@ def index_of_hots(z: Tensor, groups: int, classes: int) -> Tensor | None:
     """
     if z.device.type != "cpu" or z.numel() < _MANY * z.shape[-1] or torch.compiler.is_compiling():
         return None
-    flat = z.reshape(-1, classes)
-    if not bool(z.amin() >= 0.0) or not bool((flat @ flat.new_ones(classes) == 1.0).all()):
+    flat, known = z.detach().reshape(-1, classes), _are_hots(z)
+    if not known and not bool(flat.amin() >= 0.0):
+        return None
+    if not known and not bool((flat @ flat.new_ones(classes) == 1.0).all()):
         return None
     place = (flat @ torch.arange(classes, dtype=flat.dtype)).long()
-    if not bool((flat.gather(1, place.unsqueeze(1)) == 1.0).all()):
+    if not known and not bool((flat.gather(1, place.unsqueeze(1)) == 1.0).all()):
         return None
     return place.view(-1, groups) + torch.arange(0, groups * classes, classes)
+
+
+def known_hots(z: Tensor) -> Tensor:
+    """z itself, noted to be all one-hots: who drew it knows, and `index_of_hots` need not look,
+    which takes as long as looking up. The note holds until z is written to."""
+    if not (torch.compiler.is_compiling() or z.is_inference()):
+        z.__dict__["_hots"] = z._version
+    return z
+
+
+def _are_hots(z: Tensor) -> bool:
+    return "_hots" in z.__dict__ and z.__dict__["_hots"] == z._version

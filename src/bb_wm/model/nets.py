@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 class MLP(nn.Module):
     """y = W f(x) + V x: hidden SiLU layers beside a linear path.
 
-    The linear path lets nearly linear worlds be learnt in a few updates; `zero` starts the output
-    at exactly 0, so that whatever it corrects starts as it is. `hots` where x ends in a z that is
-    one-hots (`bb_wm.model.lookup`).
+    The linear path lets nearly linear worlds be learnt in a few updates; without `bypass` there is
+    none. `zero` starts the output at exactly 0, so that whatever it corrects starts as it is.
+    `hots` where x ends in a z that is one-hots (`bb_wm.model.lookup`).
     """
 
     def __init__(
@@ -33,6 +33,7 @@ class MLP(nn.Module):
         hidden: int,
         layers: int,
         zero: bool = False,
+        bypass: bool = True,
         hots: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
@@ -41,21 +42,24 @@ class MLP(nn.Module):
         later = [Linear(a, b) for a, b in pairwise(sizes[1:])]
         self.hidden = nn.ModuleList([first, *later])
         self.output = Linear(sizes[-1], outputs)
-        self.linear = LatentLinear(inputs, outputs, bias=False)
-        first.hots = self.linear.hots = hots
+        self.linear = LatentLinear(inputs, outputs, bias=False) if bypass else None
+        entries = [first] if self.linear is None else [first, self.linear]
+        for entry in entries:
+            entry.hots = hots
         if zero:
-            for weight in (self.output.weight, self.output.bias, self.linear.weight):
+            for weight in (self.output.weight, self.output.bias, *(e.weight for e in entries[1:])):
                 nn.init.zeros_(weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.leave(self.hidden[0](x), self.linear(x))
+        return self.leave(self.hidden[0](x), None if self.linear is None else self.linear(x))
 
-    def leave(self, inner: Tensor, outer: Tensor) -> Tensor:
+    def leave(self, inner: Tensor, outer: Tensor | None) -> Tensor:
         """y from what multiplies x itself: the first hidden layer before its SiLU, and V x."""
         y = F.silu(inner)
         for layer in self.hidden[1:]:
             y = F.silu(layer(y))
-        return torch.add(self.output(y), outer)
+        told: Tensor = self.output(y)
+        return told if outer is None else told + outer
 
     def held(self, x: Tensor) -> Tensor:
         """The same value and gradient of x, but none of the parameters: they learn elsewhere."""
@@ -63,7 +67,7 @@ class MLP(nn.Module):
         for layer in self.hidden:
             y = F.silu(linear(y, layer.weight.detach(), layer.bias.detach()))  # type: ignore[operator]
         y = linear(y, self.output.weight.detach(), self.output.bias.detach())
-        return torch.add(y, linear(x, self.linear.weight.detach()))
+        return y if self.linear is None else y + linear(x, self.linear.weight.detach())
 
 
 class RMSNorm(nn.RMSNorm):

@@ -55,12 +55,12 @@ class Network(nn.Module):
 
     def head(self, outcome: str) -> RewardHead | RiskHead | ContinueHead:
         """The head of one of `OUTCOMES`."""
-        heads: tuple[RewardHead, RiskHead, ContinueHead] = (
-            self.reward,
-            self.risk,
-            self.continuation,
-        )
-        return heads[OUTCOMES.index(outcome)]
+        heads: dict[str, RewardHead | RiskHead | ContinueHead] = {
+            "reward": self.reward,
+            "safety": self.risk,
+            "continuation": self.continuation,
+        }
+        return heads[outcome]
 
     def errors(
         self, outcomes: Mapping[str, Tensor], reward: Tensor, safety: Tensor, terminated: Tensor

@@ -74,10 +74,14 @@ def joined(weights: Sequence[Tensor]) -> Tensor:
 
 
 def times(left: Tensor, right: Tensor, added: Tensor | None = None) -> Tensor:
-    """left @ right (+ added) in float32. Where one is an `operand` in bfloat16 so is the other."""
+    """left @ right (+ added) in float32. Where one is an `operand` in bfloat16 so is the other;
+    what is added may be bfloat16 then, and is used up: the sum is rounded once."""
     if left.dtype == right.dtype != torch.bfloat16:
         return left @ right if added is None else torch.addmm(added, left, right)
-    found = (left.bfloat16() @ right.bfloat16()).float()
+    left, right = left.bfloat16(), right.bfloat16()
+    if added is not None and added.dtype == torch.bfloat16:
+        return added.addmm_(left, right).float()
+    found = (left @ right).float()
     return found if added is None else found.add_(added)
 
 

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from bb_wm.errors import ConfigError
 from bb_wm.model.choices import hot_of_level, hot_of_max, mixed_kl, softmax_slope
+from bb_wm.model.lookup import known_hots
 from bb_wm.model.tape import pull_through, sigmoid_slope
 
 if TYPE_CHECKING:
@@ -228,7 +229,7 @@ class Categorical(Stochastic):
             wide = share * self._groups(slope)
             return softmax_slope(wide, soft).flatten(-2)
 
-        return hard.flatten(-2), pull
+        return known_hots(hard.flatten(-2)), pull
 
     def _groups(self, params: Tensor) -> Tensor:
         return torch.unflatten(params, -1, (self.groups, self.classes))
@@ -243,8 +244,8 @@ class Categorical(Stochastic):
 
     def _straight_through(self, hard: Tensor, probs: Tensor) -> Tensor:
         if probs.requires_grad:
-            hard = hard + (probs - probs.detach())
-        return hard.flatten(-2)
+            return (hard + (probs - probs.detach())).flatten(-2)
+        return known_hots(hard.flatten(-2))
 
     def kl_per_variable(self, q: Tensor, p: Tensor) -> Tensor:
         if self.uniform > 0.0:

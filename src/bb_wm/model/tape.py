@@ -120,8 +120,10 @@ class Perceptron(Tape):
     def __init__(self, net: MLP, *, held: bool = False) -> None:
         self.hidden = [Affine(cast("nn.Linear", layer), bias=True) for layer in net.hidden]
         self.output = Affine(net.output, bias=True)
-        self.linear = Affine(net.linear, bias=False)
-        self.layers = [*self.hidden, self.output, self.linear]
+        self.linear = None if net.linear is None else Affine(net.linear, bias=False)
+        self.layers = [*self.hidden, self.output]
+        if self.linear is not None:
+            self.layers.append(self.linear)
         self.learning = [] if held else self.layers
         self.parameters = [p for layer in self.learning for p in layer.parameters]
         self.before: list[list[Tensor]] = []
@@ -132,7 +134,8 @@ class Perceptron(Tape):
             before.append(layer.forward(y))
             y = F.silu(before[-1])
         self.before.append(before)
-        return self.linear.forward(x, self.output.forward(y))
+        told = self.output.forward(y)
+        return told if self.linear is None else self.linear.forward(x, told)
 
     def rewind(self) -> None:
         for layer in self.layers:
@@ -142,7 +145,7 @@ class Perceptron(Tape):
         by_y = self.output.backward(slope)
         for layer, before in zip(self.hidden[::-1], self.before[row][::-1], strict=True):
             by_y = layer.backward(silu_slope(by_y, before))
-        return by_y + self.linear.backward(slope)
+        return by_y if self.linear is None else by_y + self.linear.backward(slope)
 
     def gradients(self) -> list[Tensor]:
         return [g for layer in self.learning for g in layer.gradients()]

@@ -54,10 +54,6 @@ class Recording:
         """What was recorded so far, counted."""
         return Experience.of(self._episodes())
 
-    def texts(self) -> set[bytes]:
-        """The codes of all texts that were recorded; none before the first episode."""
-        return self.experience().texts
-
     def names(self) -> dict[bytes, str]:
         """Names of tools by their code; see `names_in`."""
         return self.names_in(self.path)
