@@ -33,12 +33,13 @@ def hot_of_max(values: Tensor) -> Tensor:
 
 def hot_of_level(probs: Tensor, level: Tensor) -> Tensor:
     """One-hot [*, C] of the class in whose share of probs [*, C] the level [*, 1] lies."""
-    below = probs.cumsum(-1).lt_(level)  # 1 up to the class, then 0
-    below[..., -1] = 0.0
-    hot = below.neg()
-    hot[..., :1] += 1.0
-    hot[..., 1:] += below[..., :-1]
-    return hot
+    if torch.compiler.is_compiling():
+        return F.one_hot((probs.cumsum(-1) < level)[..., :-1].sum(-1), probs.shape[-1]).to(probs)
+    # 1 up to and with the class's lower edge, then 0: answers of the numbers' own type, see above.
+    edge = probs.new_ones(*probs.shape[:-1], probs.shape[-1] + 1)
+    torch.lt(probs.cumsum(-1), level, out=edge[..., 1:])
+    edge[..., -1] = 0.0
+    return edge[..., :-1] - edge[..., 1:]
 
 
 class Choices:

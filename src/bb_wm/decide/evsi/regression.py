@@ -31,6 +31,7 @@ STRENGTHS: tuple[tuple[float, float], ...] = (
 )
 CAUTION = 0.5
 _WIDEST = 24  # statistics kept; more are projected onto their leading directions
+_FEW_ANSWERS = 128  # up to here decomposing all their products costs less than finding a range
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -208,15 +209,22 @@ def _distinct(values: Tensor, weights: Tensor) -> Tensor:
 
 
 def _leading(values: Tensor, keep: int, generator: torch.Generator) -> Tensor:
-    """Scores on the leading directions of variance by a random range finder, [N, R, keep].
+    """Scores on the leading directions of variance, [N, R, keep]: exactly from the answers'
+    products where these are few, else by a random range finder.
 
     Chosen from the answers alone, never from worths: it cannot leak what is scored.
     Source: Halko, Martinsson & Tropp 2011.
     """
     rows = values.flatten(0, 1)
+    if keep <= rows.shape[0] <= _FEW_ANSWERS:
+        strength, left = torch.linalg.eigh(rows @ rows.T)  # ascending
+        return _scores(left, strength, keep).reshape(*values.shape[:2], -1)
     probe = torch.randn(rows.shape[1], keep + 8, generator=generator, dtype=rows.dtype)
     base = torch.linalg.qr(rows @ (rows.T @ (rows @ probe))).Q
     small = base.T @ rows
     strength, left = torch.linalg.eigh(small @ small.T)  # ascending
-    scores: Tensor = (base @ left[:, -keep:]) * strength[-keep:].clamp_min(0).sqrt()
-    return scores.reshape(*values.shape[:2], -1)
+    return _scores(base @ left, strength, keep).reshape(*values.shape[:2], -1)
+
+
+def _scores(left: Tensor, strength: Tensor, keep: int) -> Tensor:
+    return left[:, -keep:] * strength[-keep:].clamp_min(0).sqrt()
