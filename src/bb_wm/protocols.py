@@ -53,7 +53,8 @@ class Observer(Dynamics, Protocol):
     """A simulator whose answers can be imagined and read.
 
     It may also offer `posterior_statistics(latent, obs)` [*batch, F], numbers that say what reading
-    obs makes of the belief, so that EVSI needs one pass where it would sample `condition`; and
+    obs makes of the belief, and `posterior_moments(latent, obs)`, the mean and deviation [*batch,
+    Z] of z after it, so that EVSI needs one pass where it would sample `condition`; and
     `next_log_likelihood(latent, action, obs)` [*batch], log p(obs' | latent, action) of the next
     row, where it predicts that better than by `log_likelihood` in a latent that `step` drew.
     """

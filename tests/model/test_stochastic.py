@@ -148,3 +148,14 @@ def test_a_subclass_that_samples_otherwise_is_drawn_otherwise(known: Stochastic)
     z, pull = Mute().draw(params, None)
     assert not z.any()
     assert not pull(torch.ones_like(z)).any()
+
+
+@pytest.mark.parametrize("family", [Gaussian(32), Categorical(4, 8)], ids=["gaussian", "classes"])
+def test_moments_are_those_of_samples(family: Gaussian | Categorical) -> None:
+    generator = torch.Generator().manual_seed(0)
+    params = torch.randn(3, family.param_size, generator=generator)
+    mean, deviation = family.moments(params)
+    noise = torch.randn(20_000, 1, family.noise_size, generator=generator)
+    z = family.sample(params.expand(20_000, -1, -1), noise.expand(-1, 3, -1))
+    torch.testing.assert_close(z.mean(0), mean, atol=0.05, rtol=0.0)
+    torch.testing.assert_close(z.std(0), deviation, atol=0.05, rtol=0.0)

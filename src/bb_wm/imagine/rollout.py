@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from bb_wm.protocols import Dynamics
 
 Policy = Callable[[Latent], "Tensor"]
+_MANY = 2**17  # numbers of h
 
 
 def rollout(
@@ -34,14 +35,22 @@ def rollout(
     """
     latents: list[Latent] = []
     actions: list[Tensor] = []
+    outcomes: list[tuple[Tensor, Tensor, Tensor]] = []
+    # Many latents are read while the processor still has them at hand, few in one go at the end.
+    one_by_one = latent.h.numel() >= _MANY
     current = latent
     for k in range(horizon):
         action = _action(dynamics, policy, current, k)
         current = dynamics.step(current, action, None if noise is None else noise[..., k, :])
         latents.append(current)
         actions.append(action)
+        if one_by_one:
+            outcomes.append(_outcomes(dynamics, current))
     stacked = stack_latents(latents)
-    reward, safety, continuation = _outcomes(dynamics, stacked)
+    if one_by_one:
+        reward, safety, continuation = (torch.stack(o, -1) for o in zip(*outcomes, strict=True))
+    else:
+        reward, safety, continuation = _outcomes(dynamics, stacked)
     return Trajectory(
         start=latent,
         latents=stacked,

@@ -64,6 +64,10 @@ class Stochastic(ABC):
         """The most probable z, differentiable in the parameters."""
 
     @abstractmethod
+    def moments(self, params: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of z's numbers, [*batch, Z] each."""
+
+    @abstractmethod
     def kl_per_variable(self, q: Tensor, p: Tensor) -> Tensor:
         """D_KL(q || p) >= 0 in nats per variable, [*batch, variables]."""
 
@@ -118,7 +122,6 @@ class Gaussian(Stochastic):
         return self.width
 
     def moments(self, params: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation."""
         mean, raw = params.chunk(2, dim=-1)
         return mean, self.min_std + (2.0 - self.min_std) * torch.sigmoid(raw)
 
@@ -213,6 +216,10 @@ class Categorical(Stochastic):
         logits = self._groups(params)
         hard = hot_of_max(logits.detach())
         return self._straight_through(hard, logits.softmax(-1) if logits.requires_grad else hard)
+
+    def moments(self, params: Tensor) -> tuple[Tensor, Tensor]:
+        probs = self.probs(params).flatten(-2)
+        return probs, (probs * (1.0 - probs)).clamp_min(0.0).sqrt()
 
     def draw(self, params: Tensor, noise: Tensor | None) -> tuple[Tensor, Pull]:
         if _changed(self, Categorical):

@@ -309,8 +309,14 @@ class WorldModel:
 
     def posterior_statistics(self, latent: Latent, obs: Mapping[str, Tensor]) -> Tensor:
         """Statistics [*batch, F] of q(z | h, obs): what an answer changes in the belief."""
-        params = self._rssm.posterior(latent.h, self._rssm.embed(self._rssm.look(obs)))
-        return self.config.latent.statistics(params)
+        return self.config.latent.statistics(self._posterior(latent, obs))
+
+    def posterior_moments(self, latent: Latent, obs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation [*batch, Z] of z under q(z | h, obs)."""
+        return self.config.latent.moments(self._posterior(latent, obs))
+
+    def _posterior(self, latent: Latent, obs: Mapping[str, Tensor]) -> Tensor:
+        return self._rssm.posterior(latent.h, self._rssm.embed(self._rssm.look(obs)))
 
     def log_likelihood(self, latent: Latent, obs: Mapping[str, Tensor]) -> Tensor:
         """log p(obs | h, z) [*batch], in nats per observation in model units.

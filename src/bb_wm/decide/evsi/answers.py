@@ -157,6 +157,20 @@ def _nats(
     one, told = known[:, 0], {key: value[:, 0] for key, value in answer.items()}
     if model.noise_size == 0:
         return math.inf if bool(model.condition(one, told).z.var(0).sum() > 0) else 0.0
+    shift, spread = _movement(model, one, told, generator)
+    if shift == 0:
+        return 0.0
+    return 0.5 * shift / spread if spread > 0 else math.inf
+
+
+def _movement(
+    model: Observer, one: Latent, told: Mapping[str, Tensor], generator: torch.Generator
+) -> tuple[float, float]:
+    """Variance of q's middle over answers, and of q about it; summed over z's numbers."""
+    offered = getattr(model, "posterior_moments", None)
+    if callable(offered):
+        mean, deviation = offered(one, told)
+        return float(mean.var(0).sum()), float(deviation.square().mean(0).sum())
     # The same lucks and their opposites for every answer: their mean is q's middle, their half
     # difference its spread.
     wide = one.expand(_SHARED_DRAWS)
@@ -165,7 +179,4 @@ def _nats(
     noise = noise.expand(*one.batch_shape, -1, -1)
     up, down = model.condition(wide, told, noise).z, model.condition(wide, told, -noise).z
     shift = ((up + down) / 2).mean(1).var(0).sum()
-    spread = ((up - down) / 2).square().mean((0, 1)).sum()
-    if float(shift) == 0:
-        return 0.0
-    return float(0.5 * shift / spread) if float(spread) > 0 else math.inf
+    return float(shift), float(((up - down) / 2).square().mean((0, 1)).sum())
