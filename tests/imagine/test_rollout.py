@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.model.builders import small_model
+from tests.rssm.test_world_model import small_model
 
-from bb_wm.imagine import rollout as module
+import bb_wm.imagine.rollout as module
 
 
 def test_many_latents_are_read_one_by_one_and_say_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
