@@ -11,6 +11,7 @@ from tests.model.builders import IDS, PAIRS, small_batch, small_network, small_n
 
 from bb_wm.errors import ConfigError
 from bb_wm.model.cores import Core
+from bb_wm.model.dynamics import Filtered
 from bb_wm.model.losses import LossTerms, balanced_kl, free_nats, past_the_end, reachable
 from bb_wm.model.network import OUTCOMES, Network
 from bb_wm.model.objective import Objective, evaluate_terms
@@ -210,6 +211,47 @@ def test_every_parameter_learns_from_the_default_objective(core: Core, family: S
         if parameter.grad is None or not bool((parameter.grad != 0).any())
     ]
     assert silent == []
+
+
+@every_pair
+def test_a_past_that_is_forgotten_reaches_no_later_belief(core: Core, family: Stochastic) -> None:
+    network, batch = small_network(core, family), small_batch()
+    other = replace(batch, obs={"obs": batch.obs["obs"].clone()}, action=batch.action.clone())
+    other.obs["obs"][:, :4] += 1.0
+    other.action[:, :4] += 1.0
+    noise = replace(small_noise(network, batch), forget=4)
+    seen: list[Filtered] = []
+    real = network.rssm.filter
+
+    def spied(*given: torch.Tensor) -> Filtered:
+        seen.append(real(*given))
+        return seen[-1]
+
+    network.rssm.filter = spied  # type: ignore[method-assign]
+    for rows in (batch, other):
+        evaluate_terms(network, rows, DEFAULT, noise, updates=0, track=False)
+    for name in ("h", "z"):
+        one, two = (getattr(walk, name) for walk in seen)
+        assert torch.equal(one[:, 4:], two[:, 4:])
+        assert not torch.allclose(one[:, 1:4], two[:, 1:4])
+
+
+def test_a_forgotten_past_changes_beliefs_alone() -> None:
+    """What a row leads to is still what it leads to; what its past earned is not asked of it."""
+    network, batch = small_network(*PAIRS[0]), small_batch()
+    noise = replace(small_noise(network, batch, starts=(2, 3)), forget=4)
+    heard = batch.reward.clone()
+    heard[:, 4] += 100.0
+    terms = [
+        evaluate_terms(network, rows, DEFAULT, noise, updates=0, track=False)
+        for rows in (batch, replace(batch, reward=heard))
+    ]
+    assert torch.equal(terms[0].reward, terms[1].reward)
+    moved = replace(batch, obs={"obs": batch.obs["obs"].clone()})
+    moved.obs["obs"][:, 4] += 1.0  # two rows open loop from row 2
+    found = evaluate_terms(network, moved, DEFAULT, noise, updates=0, track=False)
+    assert not torch.equal(found.rollout, terms[0].rollout)
+    assert not torch.equal(found.shortcut, terms[0].shortcut)
 
 
 def test_tracking_uses_the_batchs_own_errors() -> None:

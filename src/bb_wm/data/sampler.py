@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from bb_wm.data.store import EpisodeStore
     from bb_wm.types import Batch, Episode
 
-_ELSEWHERE = 0.25  # share of stretches that begin anywhere in their episode
-
 
 class _Column:
     """Rows of one kind in one array that doubles when it is full."""
@@ -42,12 +40,9 @@ class SequenceSampler:
     A window of T rows is laid at an even chance over all places where it covers at least one row of
     an episode, then pushed inside: of L + T - 1 places, every row is covered by at least T, and for
     L >= 2T by at most 2T - 1. Where the episode ends before the window, others follow from their
-    row 0, drawn evenly, until it is full: learning from short episodes wastes no row.
-
-    One stretch in four begins at any row of its episode instead: a belief that has seen one row of
-    the middle must be learnt too, for that is what `encode` of a row alone is. `is_first` marks
-    every row 0, and wherever within a window the past is left out; a window that begins in
-    mid-episode begins with an empty belief without saying so.
+    row 0, drawn evenly, until it is full: learning from short episodes wastes no row. `is_first`
+    marks every row 0; a window that begins in mid-episode begins with an empty belief too, without
+    saying so.
 
     All rows are held in memory once more, packed. Raises DataError when the store has fewer than T
     rows, ConfigError for impossible settings.
@@ -186,15 +181,9 @@ class SequenceSampler:
         start = place - (self._places[episode] - length)  # -(T - 1) .. L - 1
         return episode, np.clip(start, 0, np.maximum(length - self.length, 0))
 
-    def _elsewhere(self, episode: np.ndarray, start: np.ndarray) -> np.ndarray:
-        """The starts, some of them anywhere in their episode; two rows at least are left of it."""
-        anywhere = self._random.integers(np.maximum(self._length[episode] - 1, 1))
-        return np.where(self._random.random(len(start)) < _ELSEWHERE, anywhere, start)
-
     def _lay(self) -> tuple[np.ndarray, np.ndarray]:
-        """The packed row of every place [B, T], and at which of them a past ends."""
+        """The packed row of every place [B, T], and which are an episode's row 0."""
         episode, start = self._draw()
-        start = self._elsewhere(episode, start)
         place = np.arange(self.length)
         row = np.zeros((self.batch_size, self.length), np.int64)
         is_first = np.zeros(row.shape, bool)
@@ -206,14 +195,13 @@ class SequenceSampler:
             mine = (since >= 0) & (since < count)
             first = (self._offset[episode] + start)[:, None]
             row[waiting] = np.where(mine, first + since, row[waiting])
-            begun = (start == 0)[:, None] | (place > 0)
-            is_first[waiting] |= (since == 0) & begun
+            is_first[waiting] |= (since == 0) & (start == 0)[:, None]
             filled[waiting] += count[:, 0]
             waiting = np.flatnonzero(filled < self.length)
             if not len(waiting):
                 return row, is_first
             episode = self._random.integers(len(self._lengths), size=len(waiting))
-            start = self._elsewhere(episode, np.zeros(len(waiting), np.int64))
+            start = np.zeros(len(waiting), np.int64)
 
     def _gather(self, row: np.ndarray, is_first: np.ndarray) -> Batch:
         import torch

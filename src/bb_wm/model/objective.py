@@ -99,6 +99,7 @@ class Noise:
 
     filter: Tensor  # [B, T, N] standard normal
     starts: Tensor  # [S] row indices
+    forget: int = 0  # the row where every sequence forgets its past; 0: none does
 
 
 def evaluate_terms(
@@ -113,7 +114,10 @@ def evaluate_terms(
     """All loss terms of a batch. With `track`, running scales learn from its errors first."""
     rssm = network.rssm
     sight = rssm.look(batch.obs)
-    walk = rssm.filter(sight, batch.action, batch.is_first, noise.filter)
+    # Nothing else ends there: the rows after it stay the ones that the rows before lead to.
+    forgets = torch.zeros_like(batch.is_first)
+    forgets[:, noise.forget] = noise.forget > 0
+    walk = rssm.filter(sight, batch.action, batch.is_first | forgets, noise.filter)
     zero = walk.h.new_zeros(())
     section = imagined = None
     if objective.rollout > 0.0 or objective.shortcut > 0.0:
@@ -136,7 +140,7 @@ def evaluate_terms(
     if network.mask is not None and batch.action_mask is not None:
         features = torch.cat([walk.h, walk.z], dim=-1)
         mask = masked_mean(network.mask.error(features, batch.action_mask), batch.valid)
-    received = batch.valid & ~batch.is_first
+    received = batch.valid & ~(batch.is_first | forgets)
     counts = {"reward": received, "safety": received, "continuation": batch.valid}
     errors = network.errors(read.outcomes, batch.reward, batch.safety, batch.terminated)
     kl, raw = filter_kl(rssm.family, walk, objective, updates)

@@ -151,7 +151,11 @@ class WorldModel:
         noise = draw_noise(shape, generator, self.device)
         places = max(1, rows - min(self.config.objective.steps, rows - 1))
         order = torch.randperm(places, generator=generator, device=self.device)
-        return Noise(noise, order[: self.config.objective.starts].cpu())
+        # In every other batch a past is forgotten, for a belief of few rows must be learnt too.
+        forget = int(torch.randint(2 * rows, (), generator=generator, device=self.device))
+        return Noise(
+            noise, order[: self.config.objective.starts].cpu(), forget if forget < rows else 0
+        )
 
     # --- beliefs --------------------------------------------------------------------------------
 
