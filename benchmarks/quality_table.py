@@ -33,8 +33,7 @@ def page(found: Found, rules: Mapping[str, Any]) -> str:
     judged = [r for r in found if "evaluation" in r]
     open_worlds = [r for r in judged if "@" not in r["world"]]
     hidden = [r for r in judged if "@" in r["world"]]
-    title = "Prediction against the peers" if _peers(judged) else "Prediction of ours alone"
-    parts = [f"# {title}", _how(found, rules)]
+    parts = [f"# {_title(judged)}", _how(found, rules)]
     for title, group, bars in (
         ("All is seen", open_worlds, _OPEN),
         ("Columns hidden, noise of 5 % of each deviation on every row", hidden, _HIDDEN),
@@ -60,8 +59,12 @@ def _how(found: Found, rules: Mapping[str, Any]) -> str:
     )
 
 
-def _peers(found: Found) -> bool:
-    return any(r["preset"] != OURS for r in found)
+def _title(found: Found) -> str:
+    """What was compared: a table with the peers at one rate is another than one at their best."""
+    if all(r["preset"] == OURS for r in found):
+        return "Prediction of ours alone"
+    searched = any(len(r["settings"].get("rates", ())) > 1 for r in found)
+    return f"Prediction against the peers{', each at its best rate' if searched else ''}"
 
 
 def _rates(found: Found, rules: Mapping[str, Any]) -> str:
