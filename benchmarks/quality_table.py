@@ -61,10 +61,14 @@ def _how(found: Found, rules: Mapping[str, Any]) -> str:
 
 def _title(found: Found) -> str:
     """What was compared: a table with the peers at one rate is another than one at their best."""
-    if all(r["preset"] == OURS for r in found):
+    if not _peers(found):
         return "Prediction of ours alone"
     searched = any(len(r["settings"].get("rates", ())) > 1 for r in found)
     return f"Prediction against the peers{', each at its best rate' if searched else ''}"
+
+
+def _peers(found: Found) -> bool:
+    return any(r["preset"] != OURS for r in found)
 
 
 def _rates(found: Found, rules: Mapping[str, Any]) -> str:
