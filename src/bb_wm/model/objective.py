@@ -93,6 +93,11 @@ def check_weight(field: str, value: object) -> None:
         raise ConfigError(field, expected="a finite number >= 0", actual=repr(value))
 
 
+# Rows after which a past is forgotten, on average: a belief of few rows must be learnt wherever it
+# begins, for that is what `encode` of a row alone is.
+REMEMBERED = 64
+
+
 @dataclass(frozen=True, slots=True)
 class Noise:
     """All the chance of one update, drawn at one place."""

@@ -23,7 +23,7 @@ from bb_wm.errors import (
 )
 from bb_wm.imagine.rollout import rollout
 from bb_wm.model.losses import LossTerms
-from bb_wm.model.objective import Noise, evaluate_terms
+from bb_wm.model.objective import REMEMBERED, Noise, evaluate_terms
 from bb_wm.model.optimiser import Optimiser, OptimiserSettings, Rate
 from bb_wm.protocols import draw_noise
 from bb_wm.rssm.build import build_network, check_compiler, check_same_tensors, find_device
@@ -151,11 +151,9 @@ class WorldModel:
         noise = draw_noise(shape, generator, self.device)
         places = max(1, rows - min(self.config.objective.steps, rows - 1))
         order = torch.randperm(places, generator=generator, device=self.device)
-        # In every other batch a past is forgotten, for a belief of few rows must be learnt too.
-        forget = int(torch.randint(2 * rows, (), generator=generator, device=self.device))
-        return Noise(
-            noise, order[: self.config.objective.starts].cpu(), forget if forget < rows else 0
-        )
+        place = torch.randint(max(REMEMBERED, rows), (), generator=generator, device=self.device)
+        forget = int(place) if place < rows else 0
+        return Noise(noise, order[: self.config.objective.starts].cpu(), forget)
 
     # --- beliefs --------------------------------------------------------------------------------
 
