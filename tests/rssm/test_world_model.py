@@ -361,3 +361,13 @@ def test_another_models_state_is_refused_before_anything_changes() -> None:
     with pytest.raises(CheckpointError, match="differences"):
         model.load_state_tensors(other.state_tensors())
     assert_same(before, digest(model))
+
+
+@pytest.mark.parametrize(("rows", "forgets"), [(8, False), (32, True), (100, True)])
+def test_only_sequences_longer_than_an_open_loop_forget(rows: int, forgets: bool) -> None:
+    model = WorldModel(3, 2)
+    batch = small_batch(2, rows)
+    drawn = [model._draw(batch).forget for _ in range(400)]
+    assert all(0 <= row < rows for row in drawn)
+    share = sum(row > 0 for row in drawn) / len(drawn)
+    assert share == pytest.approx(forgets * (rows - 1) / max(64, rows), abs=0.08)

@@ -149,11 +149,15 @@ class WorldModel:
         count, rows = batch.shape
         shape = (count, rows, self.config.latent.noise_size)
         noise = draw_noise(shape, generator, self.device)
-        places = max(1, rows - min(self.config.objective.steps, rows - 1))
+        steps, starts = self.config.objective.steps, self.config.objective.starts
+        places = max(1, rows - min(steps, rows - 1))
         order = torch.randperm(places, generator=generator, device=self.device)
-        place = torch.randint(max(REMEMBERED, rows), (), generator=generator, device=self.device)
-        forget = int(place) if place < rows else 0
-        return Noise(noise, order[: self.config.objective.starts].cpu(), forget)
+        forget = 0
+        if rows > steps:  # a sequence no longer than an open loop has no past to spare
+            most = max(REMEMBERED, rows)
+            place = int(torch.randint(most, (), generator=generator, device=self.device))
+            forget = place if place < rows else 0
+        return Noise(noise, order[:starts].cpu(), forget)
 
     # --- beliefs --------------------------------------------------------------------------------
 
