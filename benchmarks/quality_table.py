@@ -63,24 +63,28 @@ def _title(found: Found) -> str:
     """What was compared: a table with the peers at one rate is another than one at their best."""
     if not _peers(found):
         return "Prediction of ours alone"
-    searched = any(len(r["settings"].get("rates", ())) > 1 for r in found)
-    return f"Prediction against the peers{', each at its best rate' if searched else ''}"
+    return f"Prediction against the peers{', each at its best rate' if _searched(found) else ''}"
 
 
 def _peers(found: Found) -> bool:
     return any(r["preset"] != OURS for r in found)
 
 
+def _searched(found: Found) -> Found:
+    """Those whose learning rate was chosen among several."""
+    return [r for r in found if len(r["settings"].get("rates", ())) > 1]
+
+
 def _rates(found: Found, rules: Mapping[str, Any]) -> str:
     """How the peers' learning rates were chosen; nothing where there are no peers."""
-    rates = {tuple(r["settings"]["rates"]) for r in found if r["settings"].get("rates")}
-    searched = sorted(group for group in rates if len(group) > 1) or sorted(rates)
-    if not searched:
+    rated = [r for r in found if r["settings"].get("rates")]
+    if not rated:
         return ""
-    told = "; ".join(", ".join(f"{x:g}" for x in group) for group in searched)
-    once = {r["seed"] for r in found if len(r["settings"].get("rates", ())) > 1}
-    where = f", by seed {min(once)} for all" if len(rates) > len(searched) else ""
-    more = f"{rules['validation_rows']:,} more rows{where}"
+    searched = _searched(rated) or rated
+    groups = sorted({tuple(r["settings"]["rates"]) for r in searched})
+    told = "; ".join(", ".join(f"{x:g}" for x in group) for group in groups)
+    where = f", by seed {min(r['seed'] for r in searched)} for all"
+    more = f"{rules['validation_rows']:,} more rows{where if len(searched) < len(rated) else ''}"
     return f"; the peers the best of the learning rates {told} on {more}"
 
 

@@ -251,13 +251,17 @@ class Peer(ABC):
         self.net = averaged.module
 
 
-def perceptron(*sizes: int, norm: bool = False) -> nn.Sequential:
-    """Linear layers with SiLU between them (RMSNorm before it where `norm`), the last one plain."""
+def perceptron(
+    *sizes: int,
+    norm: Callable[[int], nn.Module] | None = None,
+    bend: Callable[[], nn.Module] = nn.SiLU,
+) -> nn.Sequential:
+    """Linear layers with `norm`, if any, and `bend` between them, the last one plain."""
     layers: list[nn.Module] = []
     for i, (a, b) in enumerate(itertools.pairwise(sizes)):
         layers.append(nn.Linear(a, b))
         if i < len(sizes) - 2:
-            layers += [nn.RMSNorm(b), nn.SiLU()] if norm else [nn.SiLU()]
+            layers += [bend()] if norm is None else [norm(b), bend()]
     return nn.Sequential(*layers)
 
 

@@ -78,14 +78,14 @@ class _Net(nn.Module):
     def __init__(self, obs: int, action: int) -> None:
         super().__init__()
         z = VARIABLES * CLASSES
-        self.encoder = perceptron(obs, HIDDEN, HIDDEN, norm=True)
+        self.encoder = perceptron(obs, HIDDEN, HIDDEN, norm=nn.RMSNorm)
         self.enter = nn.Sequential(nn.Linear(z + action, HIDDEN), nn.RMSNorm(HIDDEN), nn.SiLU())
         self.gates = nn.Sequential(nn.Linear(DETER + HIDDEN, 3 * DETER), nn.RMSNorm(3 * DETER))
-        self.prior = perceptron(DETER, HIDDEN, z, norm=True)
-        self.posterior = perceptron(DETER + HIDDEN, HIDDEN, z, norm=True)
-        self.decoder = perceptron(DETER + z, HIDDEN, HIDDEN, obs, norm=True)
-        self.reward = perceptron(DETER + z, HEAD, BINS, norm=True)
-        self.going = perceptron(DETER + z, HEAD, 1, norm=True)
+        self.prior = perceptron(DETER, HIDDEN, z, norm=nn.RMSNorm)
+        self.posterior = perceptron(DETER + HIDDEN, HIDDEN, z, norm=nn.RMSNorm)
+        self.decoder = perceptron(DETER + z, HIDDEN, HIDDEN, obs, norm=nn.RMSNorm)
+        self.reward = perceptron(DETER + z, HEAD, BINS, norm=nn.RMSNorm)
+        self.going = perceptron(DETER + z, HEAD, 1, norm=nn.RMSNorm)
         for layer in self.modules():
             if isinstance(layer, nn.Linear):
                 std = 1.1368 / layer.in_features**0.5

@@ -9,7 +9,6 @@ The probe is a ridge regression from latents of the training rows to the rows, f
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from typing import Self
 
@@ -18,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bb_wm.types import Batch, Episode
-from benchmarks.peers.base import Draw, Peer, Rows
+from benchmarks.peers.base import Draw, Peer, Rows, perceptron
 from benchmarks.peers.rssm import symexp, symlog, two_hot
 
 LATENT, SIMPLEX, HIDDEN, ENTRY = 128, 8, 256, 128
@@ -33,11 +32,7 @@ def simplices(x: Tensor) -> Tensor:
 
 
 def _layers(*sizes: int) -> nn.Sequential:
-    """Linear, LayerNorm and Mish; the last layer is linear alone."""
-    layers: list[nn.Module] = []
-    for a, b in itertools.pairwise(sizes):
-        layers += [nn.Linear(a, b), nn.LayerNorm(b), nn.Mish()]
-    return nn.Sequential(*layers[:-2])
+    return perceptron(*sizes, norm=nn.LayerNorm, bend=nn.Mish)
 
 
 class _Net(nn.Module):
@@ -76,12 +71,13 @@ class ConsistentLatent(Peer):
 
     def fit(self, episodes: Sequence[Episode]) -> Self:
         super().fit(episodes)
-        x = torch.cat([torch.from_numpy(rows) for rows in Rows(self.keys, episodes).x])
+        rows = torch.cat([torch.from_numpy(x) for x in Rows(self.keys, episodes).x])
+        x = self.obs_scale.apply(rows)
         with torch.no_grad():
-            latent = self._net.encode(self.obs_scale.apply(x)).double()
+            latent = self._net.encode(x).double()
         read = torch.cat([latent, torch.ones_like(latent[:, :1])], dim=-1)
         gram = read.T @ read + RIDGE * len(read) * torch.eye(read.shape[-1], dtype=read.dtype)
-        self._probe = torch.linalg.solve(gram, read.T @ self.obs_scale.apply(x).double()).float()
+        self._probe = torch.linalg.solve(gram, read.T @ x.double()).float()
         return self
 
     @property

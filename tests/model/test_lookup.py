@@ -121,3 +121,9 @@ def test_a_straight_through_sample_is_not_taken_for_known() -> None:
     family = Categorical(GROUPS, CLASSES)
     params = torch.randn(128, GROUPS * CLASSES, requires_grad=True)
     assert "_hots" not in family.sample(params, torch.zeros(128, GROUPS)).__dict__
+
+
+def test_inference_tensors_are_looked_at_each_time() -> None:
+    with torch.inference_mode():
+        z = Categorical(GROUPS, CLASSES).mode(torch.randn(128, GROUPS * CLASSES))
+        assert lookup.index_of_hots(z, GROUPS, CLASSES) is not None

@@ -90,14 +90,14 @@ class RSSM(nn.Module):
         self.h_to_posterior = Linear(core.size, hidden)
         self.posterior_output = Linear(hidden, latent.param_size)
         # A linear path to the logits of classes would double the products and bring nothing.
-        gaussian = latent.hots is None
-        self.prior_net = MLP(core.size, latent.param_size, hidden=hidden, layers=1, bypass=gaussian)
+        bypass = latent.hots is None
+        self.prior_net = MLP(core.size, latent.param_size, hidden=hidden, layers=1, bypass=bypass)
         self.trunk = MLP(
             self.latent_size,
             hidden,
             hidden=hidden,
             layers=max(1, layers - 1),
-            bypass=gaussian,
+            bypass=bypass,
             hots=latent.hots,
         )
         self.direct = MLP(

@@ -9,7 +9,7 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from bb_wm.model.products import Linear, kept, linear, operand, times
+from bb_wm.model.products import Linear, kept, linear, operand, stamp, times
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -103,10 +103,10 @@ def index_of_hots(z: Tensor, groups: int, classes: int) -> Tensor | None:
     """
     if z.device.type != "cpu" or z.numel() < _MANY * z.shape[-1] or torch.compiler.is_compiling():
         return None
-    flat, known = z.detach().reshape(-1, classes), _are_hots(z)
-    if not known and not bool(flat.amin() >= 0.0):
-        return None
-    if not known and not bool((flat @ flat.new_ones(classes) == 1.0).all()):
+    flat = z.detach().reshape(-1, classes)
+    note = z.__dict__.get("_hots")
+    known = note is not None and note == stamp(z)
+    if not known and not _add_up(flat):
         return None
     place = (flat @ torch.arange(classes, dtype=flat.dtype)).long()
     if not known and not bool((flat.gather(1, place.unsqueeze(1)) == 1.0).all()):
@@ -118,9 +118,11 @@ def known_hots(z: Tensor) -> Tensor:
     """z itself, noted to be all one-hots: who drew it knows, and `index_of_hots` need not look,
     which takes as long as looking up. The note holds until z is written to."""
     if not (torch.compiler.is_compiling() or z.is_inference()):
-        z.__dict__["_hots"] = z._version
+        z.__dict__["_hots"] = stamp(z)
     return z
 
 
-def _are_hots(z: Tensor) -> bool:
-    return "_hots" in z.__dict__ and z.__dict__["_hots"] == z._version
+def _add_up(flat: Tensor) -> bool:
+    """Whether groups [N, C] are at least 0 and their sums 1."""
+    at_least = bool(flat.amin() >= 0.0)
+    return at_least and bool((flat @ flat.new_ones(flat.shape[1]) == 1.0).all())

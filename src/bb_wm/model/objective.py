@@ -14,6 +14,7 @@ from bb_wm.model.losses import LossTerms, balanced_kl, free_nats, past_the_end, 
 from bb_wm.model.nets import masked_mean, split
 from bb_wm.model.network import OUTCOMES
 from bb_wm.model.stochastic import check_int
+from bb_wm.protocols import draw_noise
 from bb_wm.types import stack_latents
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def check_weight(field: str, value: object) -> None:
 
 # Rows after which a past is forgotten, on average: a belief of few rows must be learnt wherever it
 # begins, for that is what `encode` of a row alone is.
-REMEMBERED = 64
+_REMEMBERED = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +106,23 @@ class Noise:
     filter: Tensor  # [B, T, N] standard normal
     starts: Tensor  # [S] row indices
     forget: int = 0  # the row where every sequence forgets its past; 0: none does
+
+    @classmethod
+    def draw(
+        cls, batch: Batch, size: int, objective: Objective, generator: torch.Generator
+    ) -> Noise:
+        """For a batch, on the generator's device; z takes `size` numbers per row."""
+        count, rows = batch.shape
+        device = generator.device
+        noise = draw_noise((count, rows, size), generator, device)
+        places = max(1, rows - min(objective.steps, rows - 1))
+        order = torch.randperm(places, generator=generator, device=device)
+        forget = 0
+        if rows > objective.steps:  # a sequence no longer than an open loop has no past to spare
+            most = max(_REMEMBERED, rows)
+            place = int(torch.randint(most, (), generator=generator, device=device))
+            forget = place if place < rows else 0
+        return cls(noise, order[: objective.starts].cpu(), forget)
 
 
 def evaluate_terms(
@@ -121,7 +139,8 @@ def evaluate_terms(
     sight = rssm.look(batch.obs)
     # Nothing else ends there: the rows after it stay the ones that the rows before lead to.
     forgets = torch.zeros_like(batch.is_first)
-    forgets[:, noise.forget] = noise.forget > 0
+    if noise.forget:
+        forgets[:, noise.forget] = True
     walk = rssm.filter(sight, batch.action, batch.is_first | forgets, noise.filter)
     zero = walk.h.new_zeros(())
     section = imagined = None

@@ -55,16 +55,21 @@ def kept(
     a plan multiplies by the same weights a hundred times. While gradients are recorded it is made
     afresh.
 
-    What is kept is no part of the model's state. A change is known by torch's own count of writes,
-    which writes through `.data` go around.
+    What is kept is no part of the model's state.
     """
     if torch.is_grad_enabled() or weight.is_inference():
         return prepare(weight)
-    state = tuple((one._version, one.data_ptr(), one.dtype) for one in (weight, *beside))
+    state = tuple(stamp(one) for one in (weight, *beside))
     store: dict[str, tuple[object, Tensor]] = weight.__dict__.setdefault("_prepared", {})
     if name not in store or store[name][0] != state:
         store[name] = state, prepare(weight.detach())
     return store[name][1]
+
+
+def stamp(tensor: Tensor) -> tuple[object, ...]:
+    """What is another after the tensor was written to; writes through `.data` go around it. No
+    inference tensor has one."""
+    return tensor._version, tensor.data_ptr(), tensor.dtype
 
 
 def joined(weights: Sequence[Tensor]) -> Tensor:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, cast
 
 from torch import nn
 
-from bb_wm.errors import ConfigError
 from bb_wm.model.lookup import LatentLinear, affine_of_latent
 from bb_wm.model.nets import MLP
+from bb_wm.model.stochastic import check_int
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,7 +26,7 @@ class LatentNet(nn.Module):
     It has `layers` SiLU layers of `hidden` and reads (h, z) as the model's own nets do: one-hots
     are looked up, wide products narrowed where `torch.set_float32_matmul_precision` allows it. A
     plain perceptron over h and z side by side computes the same, slower where z is one-hots. Its
-    gradients are autograd's. Raises ConfigError for a size below 1.
+    gradients are autograd's. Raises ConfigError for a size that is no int of at least 1.
     """
 
     def __init__(
@@ -34,8 +34,7 @@ class LatentNet(nn.Module):
     ) -> None:
         super().__init__()
         for name, size in (("outputs", outputs), ("hidden", hidden), ("layers", layers)):
-            if size < 1:
-                raise ConfigError(name, expected="at least 1", actual=size)
+            check_int(name, size, low=1, high=1 << 20)
         config = model.config
         self.net = MLP(
             config.core.size + config.latent.size,

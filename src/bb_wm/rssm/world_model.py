@@ -23,7 +23,7 @@ from bb_wm.errors import (
 )
 from bb_wm.imagine.rollout import rollout
 from bb_wm.model.losses import LossTerms
-from bb_wm.model.objective import REMEMBERED, Noise, evaluate_terms
+from bb_wm.model.objective import Noise, evaluate_terms
 from bb_wm.model.optimiser import Optimiser, OptimiserSettings, Rate
 from bb_wm.protocols import draw_noise
 from bb_wm.rssm.build import build_network, check_compiler, check_same_tensors, find_device
@@ -146,18 +146,8 @@ class WorldModel:
 
     def _draw(self, batch: Batch, generator: torch.Generator | None = None) -> Noise:
         generator = self._learning if generator is None else generator
-        count, rows = batch.shape
-        shape = (count, rows, self.config.latent.noise_size)
-        noise = draw_noise(shape, generator, self.device)
-        steps, starts = self.config.objective.steps, self.config.objective.starts
-        places = max(1, rows - min(steps, rows - 1))
-        order = torch.randperm(places, generator=generator, device=self.device)
-        forget = 0
-        if rows > steps:  # a sequence no longer than an open loop has no past to spare
-            most = max(REMEMBERED, rows)
-            place = int(torch.randint(most, (), generator=generator, device=self.device))
-            forget = place if place < rows else 0
-        return Noise(noise, order[:starts].cpu(), forget)
+        objective = self.config.objective
+        return Noise.draw(batch, self.config.latent.noise_size, objective, generator)
 
     # --- beliefs --------------------------------------------------------------------------------
 
