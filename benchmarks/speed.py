@@ -2,9 +2,10 @@
 
 Every case runs in turn on each checkout (this one and `--against FOLDER`), each in a process of its
 own, so that a busy machine slows both alike. With `--compiled` the first is this checkout after
-`WorldModel.compile()`, the other without it. Printed are medians of repeats in milliseconds, of the
-process's CPU and of the wall, and the ratio of CPU medians to the other's with the middle half of
-the paired ratios. The model's numbers do not matter here, only its shapes.
+`WorldModel.compile()`, with `--native` after `bb_wm.use_native()`, the other without it. Printed
+are medians of repeats in milliseconds, of the process's CPU and of the wall, and the ratio of CPU
+medians to the other's with the middle half of the paired ratios. The model's numbers do not matter
+here, only its shapes.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import torch
 
 from bb_wm.config import GRU, Categorical, Transformer, WorldModelConfig
 from bb_wm.decide import CEM, RandomShooting
+from bb_wm.model.native import use_native
 from bb_wm.rssm import WorldModel
 from bb_wm.worlds import tooldesk
 
@@ -100,11 +102,13 @@ TASKS = ("update", "rollout", "plan", "decide")
 DEFAULT_SHAPES = "default,categorical,transformer,tooldesk,wide,long"
 
 
-def prepare(shape: Shape, task: str, compiled: bool = False) -> Callable[[], object]:
+def prepare(shape: Shape, task: str, switch: str = "") -> Callable[[], object]:
     """What is timed: one update; 1024 starts x 15 rows; CEM 256 x 10 x 4; one decision 64 x 12."""
     model, data = shape.model(), shape.data()
-    if compiled:
+    if switch == "compiled":
         model.compile()
+    if switch == "native":
+        use_native()
     if task == "update":
         return lambda: model.update(data)
     obs, width = data["obs"], model.action_size
@@ -133,7 +137,7 @@ def prepare(shape: Shape, task: str, compiled: bool = False) -> Callable[[], obj
 # --- workers --------------------------------------------------------------------------------------
 
 
-def work(compiled: bool) -> None:
+def work(switch: str) -> None:
     """Answers lines of `shape task repeats` with the seconds of each repeat."""
     if torch.get_num_threads() == 1 and hasattr(os, "sched_setaffinity"):
         # Checkouts share a core, or one of them might share its core with somebody busy.
@@ -143,11 +147,11 @@ def work(compiled: bool) -> None:
         name, task, repeats = line.split()
         if (name, task) not in ready:
             ready.clear()
-            ready[name, task] = prepare(SHAPES[name], task, compiled)
+            ready[name, task] = prepare(SHAPES[name], task, switch)
             began = time.perf_counter()
             for _ in range(2):
                 ready[name, task]()
-            if compiled:
+            if switch:
                 took = time.perf_counter() - began
                 print(f"{name} {task}: the first two took {took:.1f} s", file=sys.stderr)
         times = []
@@ -159,16 +163,16 @@ def work(compiled: bool) -> None:
 
 
 class Worker:
-    """A process that runs the cases with the library of one checkout, or with compiled steps."""
+    """A process that runs the cases with the library of one checkout, with one switch or none."""
 
-    def __init__(self, checkout: Path, threads: int, compiled: bool = False) -> None:
+    def __init__(self, checkout: Path, threads: int, switch: str = "") -> None:
         source = checkout / "src"
         if not (source / "bb_wm").is_dir():
             raise SystemExit(f"{source} holds no bb_wm")
         environment = {**os.environ, "PYTHONPATH": f"{source}{os.pathsep}{HERE}"}
         environment |= {"OMP_NUM_THREADS": str(threads), "PYTHONWARNINGS": "ignore"}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.speed", "--worker", *["--compiled"] * compiled],
+            [sys.executable, "-m", "benchmarks.speed", "--worker", *[f"--{switch}"] * bool(switch)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
@@ -244,21 +248,24 @@ def main() -> int:
     parser.add_argument("--shapes", default=DEFAULT_SHAPES, help=f"of {', '.join(SHAPES)}")
     parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--against", type=Path, help="another checkout to compare with")
-    parser.add_argument("--compiled", action="store_true", help="compare with compiled steps")
+    switches = parser.add_mutually_exclusive_group()
+    switches.add_argument("--compiled", action="store_true", help="compare with compiled steps")
+    switches.add_argument("--native", action="store_true", help="compare with C++ between products")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--repeats", type=int, default=3, help="in a row, per round and checkout")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, help="write the figures here too")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    switch = "compiled" if options.compiled else "native" if options.native else ""
     if options.worker:
-        work(options.compiled)
+        work(switch)
         return 0
     todo = list(cases(options))
     folders = [HERE, *([options.against.resolve()] if options.against else [])]
     workers = [Worker(folder, options.threads) for folder in folders]
-    if options.compiled:
-        workers = [Worker(HERE, options.threads, compiled=True), workers[0]]
+    if switch:
+        workers = [Worker(HERE, options.threads, switch), workers[0]]
     title = f"{'shape':<14}{'task':<9}{'CPU ms':>9}{'wall ms':>9}"
     print(title + (f"{'other CPU':>11}{'wall':>9}{'ratio':>9}" if len(workers) > 1 else ""))
     figures = []

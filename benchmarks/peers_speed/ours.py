@@ -1,8 +1,9 @@
 """bb_wm itself, as a worker: `python -m benchmarks.peers_speed.ours {equal,fastest,default}`.
 
 `equal` has the losses the peers have (reconstruction, KL, reward, continuation) and plans along the
-mode; `fastest` is the same as `bb-wm train --precision medium` runs it; `default` is the library as
-it comes, with risk, open loop and shortcut losses, and plans that are judged on 8 samples each.
+mode; `fastest` is the same as `bb-wm train --precision medium --native` runs it; `default` is the
+library as it comes, with risk, open loop and shortcut losses, and plans that are judged on 8
+samples each.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from bb_wm.cli.process import prepare_process
 from bb_wm.config import GRU, Categorical, Objective, WorldModelConfig
 from bb_wm.decide import RandomShooting
 from bb_wm.decide.evsi import EVSI, Ask
+from bb_wm.model.native import use_native
 from bb_wm.model.products import operand
 from bb_wm.rssm import LatentNet, WorldModel
 from bb_wm.types import Latent
@@ -44,6 +46,7 @@ class Ours:
         if variant == "fastest":
             prepare_process()
             torch.set_float32_matmul_precision("medium")
+            use_native()
         objective = Objective() if variant == "default" else EQUAL
         model = self.model = WorldModel(line.OBS, line.ACTION, config(shape, objective))
         self.parameters = sum(t.numel() for k, t in model.state_tensors().items() if _own(k))

@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from bb_wm.imagine import Mean as Mean
     from bb_wm.imagine import Utility as Utility
     from bb_wm.imagine import Worst as Worst
+    from bb_wm.model.native import use_native as use_native
     from bb_wm.rssm import WorldModel as WorldModel
     from bb_wm.types import ActionSpec as ActionSpec
     from bb_wm.types import Batch as Batch
@@ -122,6 +123,7 @@ _HOMES = {
         "VersionError",
     ),
     "imagine": ("Belief", "CVaR", "Limit", "Mean", "Utility", "Worst"),
+    "model.native": ("use_native",),
     "rssm": ("WorldModel",),
     "types": ("ActionSpec", "Batch", "Episode", "Latent", "ObsSpec", "Trajectory"),
 }

@@ -125,8 +125,10 @@ def test_heads_beside_the_trunk_are_heads_and_trunk() -> None:
     trunk = MLP(7, 4, hidden=6, layers=2)
     nets = [MLP(7, 1, hidden=5, layers=1) for _ in range(3)]
     x = torch.randn(4, 3, 7)
-    read, outcomes = beside_trunk(trunk, nets, x[..., :4], x[..., 4:], None)
+    paths = [torch.randn(2, 7), torch.randn(3, 7)]
+    read, outcomes, beside = beside_trunk(trunk, nets, paths, x[..., :4], x[..., 4:], None)
     torch.testing.assert_close(read, trunk(x))
+    torch.testing.assert_close(beside, [x @ path.t() for path in paths])
     torch.testing.assert_close(outcomes, side_by_side(nets, x[..., :4], x[..., 4:], None))
 
 

@@ -114,7 +114,7 @@ def test_the_filters_gradient_is_the_slope_itself() -> None:
     to autograd's above."""
     rssm, family = rssm_of(Gaussian(4), mixed=False), Gaussian(4)
     module = rssm.core
-    shapes = [(2, 3, 16), (2, 3, 16), (2, 3, family.param_size), (2, 16), (2, 4)]
+    shapes = [(3, 2, 16), (3, 2, 16), (3, 2, family.param_size), (2, 16), (2, 4)]
     inputs = tuple(normal(*shape, seed=i).requires_grad_() for i, shape in enumerate(shapes))
     noise = normal(2, 3, 4, seed=9).unbind(1)
     keep = [None, torch.tensor([[1.0], [0.0]], dtype=torch.float64), None]
@@ -136,12 +136,14 @@ def test_a_draw_is_the_sample_or_mode_and_pulls_as_autograd(
     params = normal(6, family.param_size).requires_grad_()
     noise = normal(6, family.noise_size, seed=1) if noisy else None
     plain = family.mode(params) if noise is None else family.sample(params, noise)
-    slope = normal(6, family.size, seed=2)
-    (expected,) = torch.autograd.grad(plain, params, slope)
+    slope, later, added = (
+        normal(6, n, seed=2) for n in (family.size, family.size, params.shape[1])
+    )
+    (expected,) = torch.autograd.grad(plain, params, slope + later)
     for draw in (family.draw, lambda p, n: Stochastic.draw(family, p, n)):
         z, pull = draw(params.detach(), noise)
         torch.testing.assert_close(z, plain.detach())
-        torch.testing.assert_close(pull(slope), expected)
+        torch.testing.assert_close(pull(slope, later, added), expected + added)
 
 
 def test_the_fast_forms_are_torchs_own() -> None:

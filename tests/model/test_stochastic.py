@@ -135,8 +135,8 @@ def test_a_subclass_that_samples_otherwise_is_drawn_otherwise(known: Stochastic)
         wanted = halved.mode(params) if chance is None else halved.sample(params, chance)
         torch.testing.assert_close(z, wanted)
         plain, by_plain = type(known)().draw(params, chance)
-        slope = torch.ones_like(z)
-        torch.testing.assert_close(pull(slope), 0.5 * by_plain(slope))
+        slope, none = torch.ones_like(z), torch.zeros_like(params)
+        torch.testing.assert_close(pull(slope, slope, none), 0.5 * by_plain(slope, slope, none))
         torch.testing.assert_close(z, 0.5 * plain)
 
     class Mute(type(known)):  # type: ignore[misc]
@@ -147,7 +147,7 @@ def test_a_subclass_that_samples_otherwise_is_drawn_otherwise(known: Stochastic)
 
     z, pull = Mute().draw(params, None)
     assert not z.any()
-    assert not pull(torch.ones_like(z)).any()
+    assert not pull(torch.ones_like(z), torch.ones_like(z), torch.zeros_like(params)).any()
 
 
 @pytest.mark.parametrize("family", [Gaussian(32), Categorical(4, 8)], ids=["gaussian", "classes"])

@@ -37,6 +37,8 @@ class Arguments:
     """Processor threads of the model; 0 leaves it to PyTorch."""
     precision: runs.Precision = "highest"
     """PyTorch's precision of float32 products; medium is faster for wide models, less exact."""
+    native: bool = False
+    """Build C++ for what stands between products, and use it: faster; needs a C++ compiler."""
     workers: int = 1
     """Processes that collect rows; the rows are the same with any number."""
 
@@ -50,6 +52,7 @@ def run(arguments: Arguments) -> int:
     """Train on and judge."""
     runs.use_threads(arguments.threads)
     runs.use_precision(arguments.precision)
+    runs.use_native(arguments.native)
     here = runs.open_run(arguments.run)
     settings = here.settings
     if arguments.updates is not None:

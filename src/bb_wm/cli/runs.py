@@ -42,6 +42,14 @@ def use_precision(precision: Precision) -> None:
     torch.set_float32_matmul_precision(precision)
 
 
+def use_native(on: bool) -> None:
+    """C++ for what stands between products (`bb_wm.model.native`), where it is asked for."""
+    if on:
+        from bb_wm.model.native import use_native as build
+
+        build()
+
+
 def free_folder(name: str) -> Path:
     """runs/NAME, or the first of runs/NAME-2, -3, ... that is not taken."""
     folder, number = RUNS / name, 2

@@ -51,6 +51,8 @@ class Arguments:
     """Processor threads of the model; 0 leaves it to PyTorch."""
     precision: runs.Precision = "highest"
     """PyTorch's precision of float32 products; medium is faster for wide models, less exact."""
+    native: bool = False
+    """Build C++ for what stands between products, and use it: faster; needs a C++ compiler."""
     workers: int = 1
     """Processes that collect rows; the rows are the same with any number."""
     beyond_budget: bool = False
@@ -85,6 +87,7 @@ def run(arguments: Arguments) -> int:
 
     runs.use_threads(arguments.threads)
     runs.use_precision(arguments.precision)
+    runs.use_native(arguments.native)
     settings = arguments.training
     origin = find_origin(
         arguments.world,

@@ -10,6 +10,8 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from bb_wm.model import native
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -135,19 +137,27 @@ class _CrossEntropy(torch.autograd.Function):
         return (ctx.logs.exp() - ctx.hots) * slope.unsqueeze(-1), None, None
 
 
-def mixed_kl(q: Tensor, p: Tensor, uniform: float) -> Tensor:
+def mixed_kl(
+    q: Tensor, p: Tensor, uniform: float, shares: tuple[float, float] = (1.0, 1.0)
+) -> Tensor:
     """D_KL [*batch, V] of the softmaxes of logits q and p [*batch, V, C], both with a share
-    `uniform` in (0, 1) of the uniform distribution mixed in.
+    `uniform` in (0, 1) of the uniform distribution mixed in; with
+    these `shares` of its gradients.
 
     Its gradients are made with it, block by block in the processor's cache: autograd's passes
     through memory took as long as a third of a wide update's products.
     """
-    return cast("Tensor", _MixedKL.apply(q, p, uniform))  # type: ignore[no-untyped-call]
+    quick = native.classes_fit(q, q.shape[-1])
+    function = _NativeMixedKL if quick else _MixedKL
+    return cast("Tensor", function.apply(q, p, uniform, shares))  # type: ignore[no-untyped-call]
 
 
 class _MixedKL(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, q: Tensor, p: Tensor, uniform: float) -> Tensor:
+    def forward(
+        ctx: Any, q: Tensor, p: Tensor, uniform: float, shares: tuple[float, float]
+    ) -> Tensor:
+        ctx.shares = shares
         rows = max(1, _BLOCK // q.shape[-1]) if q.device.type == "cpu" else q.numel()
         pairs = zip(*(torch.split(x.reshape(-1, x.shape[-1]), rows) for x in (q, p)), strict=True)
         blocks = [_kl_block(left, right, uniform, ctx.needs_input_grad) for left, right in pairs]
@@ -158,8 +168,30 @@ class _MixedKL(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
+        pairs = zip(ctx.slopes, ctx.shares, strict=True)
         wide = slope.unsqueeze(-1)
-        return (*(None if own is None else own * wide for own in ctx.slopes), None)
+        found = (None if own is None else own * (share * wide) for own, share in pairs)
+        return (*found, None, None)
+
+
+class _NativeMixedKL(torch.autograd.Function):
+    """Gradients are made on the way back, where their scale is known: nothing is kept till then."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, p: Tensor, uniform: float, shares: tuple[float, float]
+    ) -> Tensor:
+        q, p = q.contiguous(), p.contiguous()
+        ctx.uniform, ctx.shares = uniform, shares
+        ctx.save_for_backward(q, p)
+        return native.mixed_kl(q, p, uniform)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
+        q, p = ctx.saved_tensors
+        asked = ctx.needs_input_grad[:2]
+        return (*native.mixed_kl_slope(q, p, ctx.uniform, slope, ctx.shares, asked), None, None)
 
 
 def _kl_block(

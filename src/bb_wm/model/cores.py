@@ -15,9 +15,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from bb_wm.errors import ConfigError
-from bb_wm.model.lookup import LatentLinear
+from bb_wm.model import native
+from bb_wm.model.lookup import LatentLinear, product_of_latent
 from bb_wm.model.nets import RMSNorm, inverse_rms, tanh
-from bb_wm.model.products import Linear
+from bb_wm.model.products import Linear, operand
 from bb_wm.model.stochastic import check_int
 from bb_wm.model.tape import Affine, LatentAffine, Tape, sigmoid_slope, silu_slope, tanh_slope
 
@@ -57,12 +58,12 @@ class CoreTape(Tape):
         """What of the projected action [*batch, U] can be done for all rows before the loop."""
 
     @abstractmethod
-    def forward(self, h: Tensor, z: Tensor, entered: Tensor) -> Tensor:
-        """The next row's h, [N, D]."""
+    def forward(self, h: Tensor, z: Tensor, entered: Tensor, out: Tensor | None = None) -> Tensor:
+        """The next row's h [N, D]; in `out`, if the core can write there."""
 
     @abstractmethod
     def backward(self, row: int, slope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of the row's inputs h, z and entered from its h's."""
+        """Gradients of the row's inputs h, z (as a product comes) and entered from its h's."""
 
 
 class Core(ABC):
@@ -108,6 +109,8 @@ class GRUModule(CoreModule):
     def forward(
         self, h: Tensor, z: Tensor, memory: Tensor, projected: Tensor
     ) -> tuple[Tensor, Tensor]:
+        if native.ready(h, self.size):
+            return self._quickly(h, z, projected), memory
         x = F.silu(self.from_z(z) + projected)
         gates = self.gates(torch.cat([x, h], dim=-1))
         signal = torch.addcmul(self.bias, gates * inverse_rms(gates), self.norm.weight)
@@ -115,8 +118,19 @@ class GRUModule(CoreModule):
         candidate = tanh(torch.sigmoid(reset) * candidate)
         return torch.lerp(h, candidate, torch.sigmoid(update)), memory
 
+    def _quickly(self, h: Tensor, z: Tensor, projected: Tensor) -> Tensor:
+        """The next h by `bb_wm.model.native`, without autograd."""
+        rows, entered = h.flatten(0, -2), (projected + self.from_z.bias).flatten(0, -2)
+        factor = operand(self.gates.weight)
+        entry = rows.new_empty(len(rows), 2 * self.size, dtype=factor.dtype)
+        told = product_of_latent(rows[:, :0], z, self.from_z.weight, self.from_z.hots)
+        native.silu(told, entered, entry[:, : self.size], keep=False)
+        entry[:, self.size :] = rows
+        return native.gru(entry @ factor.t(), self.norm.weight, self.bias, rows).view_as(h)
+
     def tape(self) -> CoreTape | None:
-        return GRUTape(self)
+        quick = native.fits(self.bias, self.size)
+        return NativeGRUTape(self) if quick else GRUTape(self)
 
 
 class GRUTape(CoreTape):
@@ -135,7 +149,7 @@ class GRUTape(CoreTape):
     def enter(self, projected: Tensor) -> Tensor:
         return projected + self.entry_bias
 
-    def forward(self, h: Tensor, z: Tensor, entered: Tensor) -> Tensor:
+    def forward(self, h: Tensor, z: Tensor, entered: Tensor, out: Tensor | None = None) -> Tensor:
         before = self.from_z.forward(z, entered)
         gates = self.gates.forward(torch.cat([F.silu(before), h], dim=-1))
         inverse = inverse_rms(gates)
@@ -177,6 +191,31 @@ class GRUTape(CoreTape):
         slopes = torch.cat(self.slopes[::-1])
         normals = torch.cat([row[3] for row in self.rows])
         by_norm = [(slopes * normals).sum(0), slopes.sum(0)]
+        return [*self.from_z.gradients(), *self.gates.gradients(), *by_norm]
+
+
+class NativeGRUTape(GRUTape):
+    """The same by `bb_wm.model.native`, which makes a row's gates anew on the way back."""
+
+    def forward(self, h: Tensor, z: Tensor, entered: Tensor, out: Tensor | None = None) -> Tensor:
+        entry = h.new_empty(len(h), 2 * self.size, dtype=self.gates.factor.dtype)
+        told = self.from_z.product(z)
+        before = native.silu(told, entered, entry[:, : self.size])
+        entry[:, self.size :] = h
+        gates = self.gates.product(entry)
+        self.rows.append((h, cast("Tensor", before), gates))
+        return native.gru(gates, self.weight, self.bias, h, out)
+
+    def backward(self, row: int, slope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        h, before, gates = self.rows[row]
+        by_gates, rest, sums = native.gru_slope(gates, self.weight, self.bias, h, slope)
+        self.slopes.append(sums)
+        product = self.gates.product_back(by_gates)
+        by_entered, by_h = native.gru_entry_slope(product, before, rest)
+        return by_h, self.from_z.product_back(by_entered), by_entered
+
+    def gradients(self) -> list[Tensor]:
+        by_norm = torch.cat(self.slopes).sum(0).unbind()
         return [*self.from_z.gradients(), *self.gates.gradients(), *by_norm]
 
 

@@ -17,11 +17,17 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from bb_wm.model.lookup import LatentLinear
+from bb_wm.model.lookup import LatentLinear, swapped
 from bb_wm.model.modalities import Modality, modality_of, runs_of
 from bb_wm.model.nets import MLP, RunningShare, Statistics, share_gradient, split
 from bb_wm.model.products import Linear
-from bb_wm.model.recurrence import FilterLoop, OpenLoop, PosteriorTape, ShortcutLoop
+from bb_wm.model.recurrence import (
+    FilterLoop,
+    OpenLoop,
+    ShortcutLoop,
+    note_hots,
+    posterior_tape,
+)
 from bb_wm.model.tape import Affine, Perceptron, walk
 from bb_wm.types import ActionSpec, Latent, ObsSpec
 
@@ -205,25 +211,33 @@ class RSSM(nn.Module):
         """
         fresh = self.empty((sight.shape[0],)) if start is None else start
         keep = (~is_first).to(sight.dtype).unsqueeze(-1)
-        projected = self.core.project(self.scale_action(action[:, :-1]))
-        # What was done in a row enters the next one; what was done before a reset enters none.
-        projected = F.pad(projected, (0, 0, 1, 0)) * keep
-        embedded = self.embed(sight)
         tape = self.core.tape()
+        # Rows of all sequences side by side: the loop then reads and writes memory in order.
+        by_time = sight.transpose(0, 1)
+        keep = keep.transpose(0, 1)
+        projected = self.core.project(self.scale_action(action[:, :-1].transpose(0, 1)))
+        # What was done in a row enters the next one; what was done before a reset enters none.
+        projected = F.pad(projected, (0, 0, 0, 0, 1, 0)) * keep
         if tape is None:
-            return self._filter_by_autograd(fresh, projected, keep, embedded, sight, noise)
+            return self._filter_by_autograd(
+                fresh, projected, keep, self.embed(by_time), sight, noise
+            )
         resets = is_first.any(0).tolist()
         loop = FilterLoop(
             tape,
-            PosteriorTape(self.h_to_posterior, self.posterior_output),
+            posterior_tape(self.h_to_posterior, self.posterior_output),
             self.family,
             None if noise is None else noise.unbind(1),
-            [gate if there else None for gate, there in zip(keep.unbind(1), resets, strict=True)],
+            [gate if there else None for gate, there in zip(keep, resets, strict=True)],
         )
-        hidden = embedded[0] + self.h_to_posterior.bias
-        skip = embedded[1] + self.posterior_output.bias
+        hidden = self.encoder(by_time) + self.h_to_posterior.bias
+        skip_bias = self.sight_to_posterior.bias + self.posterior_output.bias
+        skip = F.linear(by_time, self.sight_to_posterior.weight, skip_bias)
         h, z, posterior = walk(loop, tape.enter(projected), hidden, skip, fresh.h, fresh.z)
-        return Filtered(h, z, [fresh.memory] * sight.shape[1], sight, posterior, self.prior(h))
+        note_hots(z, loop.index)
+        memories = [fresh.memory] * sight.shape[1]
+        h, z, posterior, prior = (swapped(x) for x in (h, z, posterior, self.prior(h)))
+        return Filtered(h, z, memories, sight, posterior, prior)
 
     def _filter_by_autograd(
         self,
@@ -237,8 +251,8 @@ class RSSM(nn.Module):
         rows: list[Latent] = []
         posteriors: list[Tensor] = []
         for t in range(sight.shape[1]):
-            h, memory = self.advance(current, projected[:, t], keep[:, t, 0])
-            params = self.posterior(h, (embedded[0][:, t], embedded[1][:, t]))
+            h, memory = self.advance(current, projected[t], keep[t, :, 0])
+            params = self.posterior(h, (embedded[0][t], embedded[1][t]))
             z = self.draw(params, None if noise is None else noise[:, t])
             current = Latent(h, z, memory, sight[:, t])
             rows.append(current)
@@ -320,7 +334,7 @@ class RSSM(nn.Module):
             Perceptron(self.markov, held=True),
             Perceptron(self.encoder),
             Affine(self.sight_to_posterior, bias=False),
-            PosteriorTape(self.h_to_posterior, self.posterior_output),
+            posterior_tape(self.h_to_posterior, self.posterior_output),
             self.family,
             self.advance_sight,
             self.memory_share.value.mean(),

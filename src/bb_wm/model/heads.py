@@ -8,8 +8,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from bb_wm.model.lookup import affine_of_latent
-from bb_wm.model.nets import MLP, Statistics
+from bb_wm.model import native
+from bb_wm.model.lookup import affine_of_latent, product_of_latent
+from bb_wm.model.nets import MLP, Statistics, split
 from bb_wm.model.products import joined
 
 if TYPE_CHECKING:
@@ -80,18 +81,33 @@ class ContinueHead(nn.Module):
 def side_by_side(nets: list[MLP], h: Tensor, z: Tensor, hots: tuple[int, int] | None) -> Tensor:
     """Outputs [*batch, n] of n perceptrons of one hidden layer and one output, in one pass over
     h [*batch, D] and z [*batch, Z], which is one-hots where `hots` says so."""
-    return _leave(nets, affine_of_latent(h, z, *_entry(nets), hots))
+    weight, bias = _entry(nets)
+    if native.ready(h, nets[0].output.in_features):
+        told = product_of_latent(h, z, weight, hots)
+        last = (
+            torch.cat([getattr(net.output, name) for net in nets]) for name in ("weight", "bias")
+        )
+        return native.heads(told, bias, *last).view(*h.shape[:-1], -1)
+    return _leave(nets, affine_of_latent(h, z, weight, bias, hots))
 
 
 def beside_trunk(
-    trunk: MLP, nets: list[MLP], h: Tensor, z: Tensor, hots: tuple[int, int] | None
-) -> tuple[Tensor, Tensor]:
-    """The trunk's output and `side_by_side` of the others, in one pass over h and z."""
+    trunk: MLP,
+    nets: list[MLP],
+    paths: list[Tensor],
+    h: Tensor,
+    z: Tensor,
+    hots: tuple[int, int] | None,
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """The trunk's output, `side_by_side` of the others, and the products with `paths` [., D + Z];
+    in one pass over h and z."""
     weights, biases = zip(_entry(nets), _entry([trunk]), strict=True)
-    read = affine_of_latent(h, z, torch.cat(weights), torch.cat(biases), hots)
-    mine, own = read.tensor_split([len(biases[0])], dim=-1)
+    sizes = [*(len(bias) for bias in biases), *(len(path) for path in paths)]
+    none = [path.new_zeros(len(path)) for path in paths]
+    weight, bias = torch.cat([*weights, *paths]), torch.cat([*biases, *none])
+    mine, own, *others = split(affine_of_latent(h, z, weight, bias, hots), sizes)
     inner, outer = own.tensor_split([trunk.output.in_features], dim=-1)
-    return trunk.leave(inner, None if trunk.linear is None else outer), _leave(nets, mine)
+    return trunk.leave(inner, None if trunk.linear is None else outer), _leave(nets, mine), others
 
 
 def _entry(nets: list[MLP]) -> tuple[Tensor, Tensor]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from bb_wm.model.products import Linear, kept, linear, operand, stamp, times
+from bb_wm.model.products import Linear, kept, linear, operand, product, stamp, times
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,11 +47,29 @@ def affine_of_latent(
         return linear(torch.cat([h, z], dim=-1) if h.shape[-1] else z, weight, bias)
     source = weight.detach() if torch.is_grad_enabled() else weight
     factor, rest = operand(source), h.shape[-1]
-    table = kept(source, f"table of {factor.dtype}", lambda _: factor[:, rest:].t().contiguous())
+    table = _table(source, factor, rest)
     rows = h.flatten(0, -2), z.flatten(0, -2)
     flat = _LookUp.apply(*rows, weight, index, factor, table)  # type: ignore[no-untyped-call]
     found = cast("Tensor", flat if bias is None else flat.add_(bias))
     return found.reshape(*z.shape[:-1], -1)
+
+
+def product_of_latent(h: Tensor, z: Tensor, weight: Tensor, hots: tuple[int, int] | None) -> Tensor:
+    """[h, z] W^T of h [*, M] and z [*, Z] as rows, as it comes (`products.product`); without
+    autograd."""
+    rest = h.shape[-1]
+    index = None if hots is None else index_of_hots(z, *hots)
+    h, z = h.flatten(0, -2), z.flatten(0, -2)
+    if index is None:
+        return product(torch.cat([h, z], dim=-1) if rest else z, weight)
+    factor = operand(weight)
+    found = F.embedding_bag(index, _table(weight, factor, rest), mode="sum")
+    return found.addmm_(h.to(factor.dtype), factor[:, :rest].t()) if rest else found
+
+
+def _table(weight: Tensor, factor: Tensor, rest: int) -> Tensor:
+    """z's rows of W^T, of W as it is multiplied."""
+    return kept(weight, f"table of {factor.dtype}", lambda _: factor[:, rest:].t().contiguous())
 
 
 class _LookUp(torch.autograd.Function):
@@ -101,25 +120,54 @@ def index_of_hots(z: Tensor, groups: int, classes: int) -> Tensor | None:
     Products with a vector are several times faster than `max`. Where a group's numbers are at least
     0 and their sum is 1, they are a one-hot if the one they point at is 1.
     """
-    if z.device.type != "cpu" or z.numel() < _MANY * z.shape[-1] or torch.compiler.is_compiling():
+    if z.device.type != "cpu" or torch.compiler.is_compiling():
         return None
+    known, index = _note(z)
+    if index is not None or z.numel() < _MANY * z.shape[-1]:
+        return index
     flat = z.detach().reshape(-1, classes)
-    note = z.__dict__.get("_hots")
-    known = note is not None and note == stamp(z)
     if not known and not _add_up(flat):
         return None
     place = (flat @ torch.arange(classes, dtype=flat.dtype)).long()
     if not known and not bool((flat.gather(1, place.unsqueeze(1)) == 1.0).all()):
         return None
-    return place.view(-1, groups) + torch.arange(0, groups * classes, classes)
+    index = place.view(-1, groups) + torch.arange(0, groups * classes, classes)
+    known_hots(z, index)  # a z is looked up by the core and by the heads
+    return index
 
 
-def known_hots(z: Tensor) -> Tensor:
+def known_hots(z: Tensor, index: Tensor | None = None) -> Tensor:
     """z itself, noted to be all one-hots: who drew it knows, and `index_of_hots` need not look,
-    which takes as long as looking up. The note holds until z is written to."""
+    which takes as long as looking up; with their index, if that is known too. The note holds until
+    z is written to."""
     if not (torch.compiler.is_compiling() or z.is_inference()):
-        z.__dict__["_hots"] = stamp(z)
+        z.__dict__["_hots"] = stamp(z), index
     return z
+
+
+def carry_hots(parts: Sequence[Tensor], whole: Tensor) -> None:
+    """Note what is known of all `parts` of z [*, Z] with the whole they make, row after row."""
+    indices = [_note(part)[1] for part in parts]
+    found = [index for index in indices if index is not None]
+    if len(found) == len(indices):
+        known_hots(whole, torch.cat(found))
+
+
+def swapped(x: Tensor) -> Tensor:
+    """x [T, B, .] as [B, T, .], or back, with what is known of it if it is z."""
+    found = x.transpose(0, 1)
+    index = _note(x)[1]
+    if index is not None:
+        known_hots(found, index.view(*x.shape[:2], -1).transpose(0, 1).flatten(0, 1))
+    return found
+
+
+def _note(z: Tensor) -> tuple[bool, Tensor | None]:
+    """Whether z is known to be one-hots, and their index if that is known too."""
+    if torch.compiler.is_compiling() or z.is_inference() or "_hots" not in z.__dict__:
+        return False, None
+    mark, index = z.__dict__["_hots"]
+    return (True, index) if mark == stamp(z) else (False, None)
 
 
 def _add_up(flat: Tensor) -> bool:

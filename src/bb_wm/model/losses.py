@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from bb_wm.model.nets import share_gradient
-
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -47,9 +45,7 @@ def balanced_kl(
     total = dynamics + representation
     if total == 0.0:
         return 0.0 * family.kl(q, p)
-    # One divergence instead of two.
-    q, p = share_gradient(q, representation / total), share_gradient(p, dynamics / total)
-    return total * family.kl(q, p)
+    return total * family.shared_kl(q, p, representation / total, dynamics / total).sum(-1)
 
 
 def free_nats(kl: Tensor, free: float) -> Tensor:

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from bb_wm.model import native
 from bb_wm.model.lookup import LatentLinear
-from bb_wm.model.products import Linear, linear
+from bb_wm.model.products import Linear, linear, operand, product
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,6 +39,7 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         sizes = [inputs] + [hidden] * layers
+        self.widths = sizes[1:]
         first = LatentLinear(sizes[0], sizes[1])
         later = [Linear(a, b) for a, b in pairwise(sizes[1:])]
         self.hidden = nn.ModuleList([first, *later])
@@ -51,7 +53,11 @@ class MLP(nn.Module):
                 nn.init.zeros_(weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.leave(self.hidden[0](x), None if self.linear is None else self.linear(x))
+        outer = None if self.linear is None else self.linear(x)
+        if native.ready(x, *self.widths):
+            told = product(x.flatten(0, -2), cast("nn.Linear", self.hidden[0]).weight)
+            return self.leave_product(told, outer).view(*x.shape[:-1], -1)
+        return self.leave(self.hidden[0](x), outer)
 
     def leave(self, inner: Tensor, outer: Tensor | None) -> Tensor:
         """y from what multiplies x itself: the first hidden layer before its SiLU, and V x."""
@@ -60,6 +66,21 @@ class MLP(nn.Module):
             y = F.silu(layer(y))
         told: Tensor = self.output(y)
         return told if outer is None else told + outer
+
+    def leave_product(self, told: Tensor, outer: Tensor | None) -> Tensor:
+        """`leave` of the first layer's product as it comes, without its bias, as rows; by
+        `bb_wm.model.native`, without autograd."""
+        layers = [cast("nn.Linear", layer) for layer in (*self.hidden, self.output)]
+        for layer, later in pairwise(layers):
+            factor = operand(later.weight)
+            after = told.new_empty(told.shape, dtype=factor.dtype)
+            native.silu(told, layer.bias, after, keep=False)
+            told = after @ factor.t()
+        if native.fits(self.output.bias, told.shape[1]):
+            found = native.add(told, self.output.bias)
+        else:
+            found = told.float().add_(self.output.bias)
+        return found if outer is None else found.add_(outer.flatten(0, -2))
 
     def held(self, x: Tensor) -> Tensor:
         """The same value and gradient of x, but none of the parameters: they learn elsewhere."""

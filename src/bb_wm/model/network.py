@@ -42,16 +42,28 @@ class Network(nn.Module):
 
     def read(
         self, h: Tensor, z: Tensor, asked: Sequence[str] = OUTCOMES
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """What decoder heads read in (h, z) [*batch, .], and what the heads that are asked say of
-        it before their own scales, [*batch] each; in one pass."""
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """Decoder parameters of every run of keys from (h, z) [*batch, .], and what the heads that
+        are asked say of it before their own scales, [*batch] each; in one pass."""
         rssm = self.rssm
+        decoders = [run.modality.head for run in rssm.runs]
         if not asked:
-            return rssm.decode_trunk(torch.cat([h, z], dim=-1)), {}
+            read = rssm.decode_trunk(torch.cat([h, z], dim=-1))
+            return [decoder(read) for decoder in decoders], {}
         nets = [self.head(name).net for name in asked]
-        trunk, outcomes = beside_trunk(rssm.trunk, nets, h, z, rssm.family.hots)
-        read = torch.cat([F.silu(trunk), h, z], dim=-1)
-        return read, dict(zip(asked, outcomes.unbind(-1), strict=True))
+        hots, width = rssm.family.hots, rssm.trunk.output.out_features
+        # What a linear decoder reads of one-hots themselves is looked up with all the rest.
+        apart = [one for one in decoders if hots is not None and isinstance(one, nn.Linear)]
+        paths = [decoder.weight[:, width:] for decoder in apart]
+        trunk, outcomes, beside = beside_trunk(rssm.trunk, nets, paths, h, z, hots)
+        inner = F.silu(trunk)
+        read = inner if len(apart) == len(decoders) else torch.cat([inner, h, z], dim=-1)
+        found = {
+            decoder: F.linear(inner, decoder.weight[:, :width], decoder.bias) + path
+            for decoder, path in zip(apart, beside, strict=True)
+        }
+        params = [found[one] if one in found else one(read) for one in decoders]
+        return params, dict(zip(asked, outcomes.unbind(-1), strict=True))
 
     def head(self, outcome: str) -> RewardHead | RiskHead | ContinueHead:
         """The head of one of `OUTCOMES`."""

@@ -10,6 +10,7 @@ import torch
 
 from bb_wm.errors import ConfigError
 from bb_wm.model.dynamics import Filtered
+from bb_wm.model.lookup import carry_hots, swapped
 from bb_wm.model.losses import LossTerms, balanced_kl, free_nats, past_the_end, reachable
 from bb_wm.model.nets import masked_mean, split
 from bb_wm.model.network import OUTCOMES
@@ -147,12 +148,16 @@ def evaluate_terms(
     if objective.rollout > 0.0 or objective.shortcut > 0.0:
         steps = min(objective.steps, batch.shape[1] - 1)
         section = cut(rssm, batch, walk, noise.starts, steps)
-    groups = [(walk.h, walk.z)]
+    groups = [(swapped(walk.h), swapped(walk.z))]  # as they lie in memory
     if section is not None and objective.rollout > 0.0:
         *open_rows, imagined = rssm.open_loop(section.start, section.action)
         groups.append((open_rows[0], open_rows[1]))
     # Real and imagined rows are read in one pass.
     read, *more = read_rows(network, groups, objective.asked)
+    read = Read(
+        [swapped(one) for one in read.params],
+        {name: swapped(said) for name, said in read.outcomes.items()},
+    )
     reconstruction = decode_nll(network, read, batch.obs, sight, batch.valid, track, 0)
     roll, short = zero, zero
     if section is not None and imagined is not None:
@@ -193,7 +198,7 @@ def filter_kl(
     family: Stochastic, walk: Filtered, objective: Objective, updates: int
 ) -> tuple[Tensor, Tensor]:
     """KL of posterior and prior [B, T] as the objective wants it, and raw without a gradient."""
-    q, p = walk.posterior, walk.prior
+    q, p = swapped(walk.posterior), swapped(walk.prior)  # as they lie in memory
     if objective.dynamics is None or objective.representation is None:
         kl = family.kl(q, p)
         raw = kl.detach()
@@ -203,7 +208,7 @@ def filter_kl(
         )
         total = objective.dynamics + objective.representation
         raw = kl.detach() / total if total else family.kl(q.detach(), p.detach())
-    return free_nats(kl, objective.free_at(updates)), raw
+    return free_nats(swapped(kl), objective.free_at(updates)), swapped(raw)
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,18 +224,26 @@ def read_rows(
 ) -> list[Read]:
     """Several groups of rows (h, z) [*batch, .] in one pass."""
     leads = [h.shape[:-1] for h, _ in groups]
-    columns = [[part.flatten(0, -2) for part in column] for column in zip(*groups, strict=True)]
-    h, z = (column[0] if len(column) == 1 else torch.cat(column) for column in columns)
-    read, outcomes = network.read(h, z, asked)
-    heads = [run.modality.head(read) for run in network.rssm.runs]
+    columns = list(zip(*groups, strict=True))
+    h, z = (_rows_of(column) for column in columns)
+    carry_hots(columns[1], z)
+    heads, outcomes = network.read(h, z, asked)
     sizes = [lead.numel() for lead in leads]
-    pieces = zip(leads, *(one.split(sizes) for one in (*heads, *outcomes.values())), strict=True)
+    pieces = zip(
+        leads, *(torch.split(one, sizes) for one in (*heads, *outcomes.values())), strict=True
+    )
     found = []
     for lead, *mine in pieces:
         parts = [torch.unflatten(piece, 0, lead) for piece in mine]
         said = dict(zip(asked, parts[len(heads) :], strict=True))
         found.append(Read(parts[: len(heads)], said))
     return found
+
+
+def _rows_of(parts: Sequence[Tensor]) -> Tensor:
+    """Rows [N, .] of several [*batch, .], one after the other."""
+    flat = [part.flatten(0, -2) for part in parts]
+    return flat[0] if len(flat) == 1 else torch.cat(flat)
 
 
 @dataclass(frozen=True, slots=True)

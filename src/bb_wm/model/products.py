@@ -90,6 +90,12 @@ def times(left: Tensor, right: Tensor, added: Tensor | None = None) -> Tensor:
     return found if added is None else found.add_(added)
 
 
+def product(x: Tensor, weight: Tensor) -> Tensor:
+    """x W^T of x [N, I] and W [O, I] as it comes: in bfloat16 where W is narrowed."""
+    factor = operand(weight) if len(x) >= _FEW_ROWS else weight
+    return x.to(factor.dtype) @ factor.t()
+
+
 @cache
 def _narrow(device: str) -> bool:
     """Whether narrowing is ours to do, and pays."""

@@ -8,11 +8,13 @@ in, computed for all rows at once.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch.nn import functional as F
 
+from bb_wm.model import native
+from bb_wm.model.lookup import index_of_hots, known_hots
 from bb_wm.model.tape import Affine, Loop, Perceptron, Tape, pull_through, silu_slope
 
 if TYPE_CHECKING:
@@ -30,9 +32,11 @@ class PosteriorTape(Tape):
         self.to_hidden = Affine(to_hidden, bias=False)
         self.to_params = Affine(to_params, bias=False)
         self.parameters = [to_hidden.weight, to_params.weight]
+        self.hidden_size = to_hidden.out_features
         self.before: list[Tensor] = []
 
-    def forward(self, h: Tensor, hidden: Tensor, skip: Tensor) -> Tensor:
+    def forward(self, h: Tensor, hidden: Tensor, skip: Tensor, out: Tensor | None = None) -> Tensor:
+        """The parameters [N, P]; in `out`, if they can be written there."""
         self.before.append(self.to_hidden.forward(h, hidden))
         return self.to_params.forward(F.silu(self.before[-1]), skip)
 
@@ -49,8 +53,29 @@ class PosteriorTape(Tape):
         return [*self.to_hidden.gradients(), *self.to_params.gradients()]
 
 
+class NativePosteriorTape(PosteriorTape):
+    """The same by `bb_wm.model.native`."""
+
+    def forward(self, h: Tensor, hidden: Tensor, skip: Tensor, out: Tensor | None = None) -> Tensor:
+        told = self.to_hidden.product(h)
+        after = torch.empty_like(told)
+        self.before.append(cast("Tensor", native.silu(told, hidden, after)))
+        return native.add(self.to_params.product(after), skip, out)
+
+    def backward(self, row: int, slope: Tensor) -> tuple[Tensor, Tensor]:
+        by_hidden = native.silu_slope(self.to_params.product_back(slope), self.before[row])
+        return self.to_hidden.backward(by_hidden), by_hidden.float()
+
+
+def posterior_tape(to_hidden: nn.Linear, to_params: nn.Linear) -> PosteriorTape:
+    """The one for these layers, as things are."""
+    sizes = to_hidden.out_features, to_params.out_features
+    quick = native.fits(to_hidden.weight, *sizes)
+    return (NativePosteriorTape if quick else PosteriorTape)(to_hidden, to_params)
+
+
 class FilterLoop(Loop):
-    """entered, hidden, skip [B, T, .], h, z [B, .] -> h, z, posterior [B, T, .].
+    """entered, hidden, skip [T, B, .], h, z [B, .] -> h, z, posterior [T, B, .].
 
     `noise` per row, or None for the mode; `keep` per row [B, 1], None where no past is forgotten.
     """
@@ -67,34 +92,41 @@ class FilterLoop(Loop):
         self.noise, self.keep = noise, keep
         self.tapes = (core, posterior)
         self.pulls: list[Pull] = []
+        self.index: list[Tensor | None] = []
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        entered, hidden, skip = (x.unbind(1) for x in inputs[:3])
+        entered, hidden, skip = (x.unbind() for x in inputs[:3])
         h, z = inputs[3:]
-        outputs = []
+        hots = self.family.hots
+        outputs = _room(len(entered), len(h), h, z, skip[0])
         for t, keep in enumerate(self.keep):
             if keep is not None:
                 h, z = h * keep, z * keep
-            h = self.core.forward(h, z, entered[t])
-            params = self.posterior.forward(h, hidden[t], skip[t])
-            z, pull = self.family.draw(params, None if self.noise is None else self.noise[t])
+            out = [whole[t] for whole in outputs]
+            h = self.core.forward(h, z, entered[t], out[0])
+            params = self.posterior.forward(h, hidden[t], skip[t], out[2])
+            noise = None if self.noise is None else self.noise[t]
+            z, pull = self.family.draw(params, noise, out[1])
             self.pulls.append(pull)
-            outputs.append((h, z, params))
-        return _stack(outputs)
+            self.index.append(None if hots is None else index_of_hots(z, *hots))
+            _fill(out, (h, z, params))
+        return outputs
 
     def backward(self, *slopes: Tensor) -> tuple[Tensor | None, ...]:
-        by_h, by_z, by_params = (x.unbind(1) for x in slopes)
+        by_h, by_z, by_params = (x.unbind() for x in slopes)
         past_h, past_z = torch.zeros_like(by_h[0]), torch.zeros_like(by_z[0])
-        found = []
+        hidden = past_h.new_empty(len(past_h), self.posterior.hidden_size)
+        outputs = _room(len(by_h), len(past_h), past_h, hidden, by_params[0])
         for t in reversed(range(len(by_h))):
-            to_params = self.pulls[t](by_z[t] + past_z) + by_params[t]
+            out = [whole[t] for whole in outputs]
+            to_params = self.pulls[t](by_z[t], past_z, by_params[t], out[2])
             through, to_hidden = self.posterior.backward(t, to_params)
             past_h, past_z, to_entered = self.core.backward(t, by_h[t] + past_h + through)
             keep = self.keep[t]
             if keep is not None:
                 past_h, past_z = past_h * keep, past_z * keep
-            found.append((to_entered, to_hidden, to_params))
-        return (*_stack(found[::-1]), past_h, past_z)
+            _fill(out, (to_entered, to_hidden, to_params))
+        return (*outputs, past_h, past_z)
 
 
 class OpenLoop(Loop):
@@ -121,7 +153,7 @@ class OpenLoop(Loop):
         past_h, past_z = torch.zeros_like(by_h[0]), torch.zeros_like(by_z[0])
         found = []
         for k in reversed(range(len(by_h))):
-            to_params = self.pulls[k](by_z[k] + past_z) + by_params[k]
+            to_params = self.pulls[k](by_z[k], past_z, by_params[k])
             through = self.prior.backward(k, to_params)
             past_h, past_z, to_entered = self.core.backward(k, by_h[k] + past_h + through)
             found.append((to_entered,))
@@ -177,12 +209,14 @@ class ShortcutLoop(Loop):
         by_sight, by_raw = (x.unbind(1) for x in slopes)
         last, size = len(by_raw) - 1, self.core.size
         found, seen = [], []
+        sizes = self.family.size, self.family.param_size
         past_sight = torch.zeros_like(by_sight[0])
         past_h = past_z = torch.zeros(())
         for k in reversed(range(last + 1)):
             to_sight = by_sight[k] + past_sight
             if k < last:
-                to_params = self.pulls[k](past_z)
+                zero_z, zero_params = (past_h.new_zeros(s).expand(len(past_h), s) for s in sizes)
+                to_params = self.pulls[k](zero_z, past_z, zero_params)
                 through, to_hidden = self.posterior.backward(k, to_params)
                 seen.append((to_hidden, to_params))
                 past_h = past_h + through
@@ -200,6 +234,25 @@ class ShortcutLoop(Loop):
         if seen:
             by_biases = [torch.cat(parts).sum(0) for parts in zip(*seen, strict=True)]
         return (*_stack(found[::-1]), past_h, past_z, past_sight, *by_biases)
+
+
+def note_hots(z: Tensor, index: Sequence[Tensor | None]) -> None:
+    """Note with z [T, N, Z] the index of every row t [N, groups], where all are known."""
+    found = [row for row in index if row is not None]
+    if found and len(found) == len(index):
+        known_hots(z, torch.cat(found))
+
+
+def _room(rows: int, count: int, *like: Tensor) -> tuple[Tensor, ...]:
+    """Room [rows, count, .] of the widths of `like`."""
+    return tuple(one.new_empty(rows, count, one.shape[-1]) for one in like)
+
+
+def _fill(places: Sequence[Tensor], found: Sequence[Tensor]) -> None:
+    """Copy what was not made in its place."""
+    for place, one in zip(places, found, strict=True):
+        if one.data_ptr() != place.data_ptr():
+            place.copy_(one)
 
 
 def _stack(rows: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:

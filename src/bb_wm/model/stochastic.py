@@ -15,9 +15,11 @@ import torch
 from torch.nn import functional as F
 
 from bb_wm.errors import ConfigError
+from bb_wm.model import native
 from bb_wm.model.choices import hot_of_level, hot_of_max, mixed_kl, softmax_slope
 from bb_wm.model.lookup import known_hots
-from bb_wm.model.tape import pull_through, sigmoid_slope
+from bb_wm.model.nets import share_gradient
+from bb_wm.model.tape import pull_of, pull_through, sigmoid_slope
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,6 +73,10 @@ class Stochastic(ABC):
     def kl_per_variable(self, q: Tensor, p: Tensor) -> Tensor:
         """D_KL(q || p) >= 0 in nats per variable, [*batch, variables]."""
 
+    def shared_kl(self, q: Tensor, p: Tensor, of_q: float, of_p: float) -> Tensor:
+        """`kl_per_variable` with that share of its gradient for q, and for p."""
+        return self.kl_per_variable(share_gradient(q, of_q), share_gradient(p, of_p))
+
     @abstractmethod
     def entropy(self, params: Tensor) -> Tensor:
         """Entropy in nats [*batch] (differential for continuous families)."""
@@ -79,14 +85,17 @@ class Stochastic(ABC):
     def statistics(self, params: Tensor) -> Tensor:
         """Numbers [*batch, F] that say which distribution it is, smooth in the parameters."""
 
-    def draw(self, params: Tensor, noise: Tensor | None) -> tuple[Tensor, Pull]:
-        """A sample of z, or its mode without noise, and what turns z's gradient into the
-        parameters' own: the same as autograd's, for loops that walk without it."""
+    def draw(
+        self, params: Tensor, noise: Tensor | None, out: Tensor | None = None
+    ) -> tuple[Tensor, Pull]:
+        """A sample of z, or its mode without noise, in `out` if it can be written there; and what
+        turns z's gradient into the parameters' own: the same as autograd's, for loops that walk
+        without it."""
         if noise is None:
             z, pull = pull_through(self.mode, params)
         else:
             z, pull = pull_through(lambda p: self.sample(p, noise), params)
-        return z, lambda slope: pull(slope)[0]
+        return z, pull_of(lambda slope: pull(slope)[0])
 
     def kl(self, q: Tensor, p: Tensor) -> Tensor:
         """D_KL(q || p) in nats, summed over the variables, [*batch]."""
@@ -132,16 +141,22 @@ class Gaussian(Stochastic):
     def mode(self, params: Tensor) -> Tensor:
         return params[..., : self.width]
 
-    def draw(self, params: Tensor, noise: Tensor | None) -> tuple[Tensor, Pull]:
+    def draw(
+        self, params: Tensor, noise: Tensor | None, out: Tensor | None = None
+    ) -> tuple[Tensor, Pull]:
         if _changed(self, Gaussian):
             return Stochastic.draw(self, params, noise)
         mean, raw = params.chunk(2, dim=-1)
         if noise is None:
-            return mean, lambda slope: F.pad(slope, (0, self.width))
+            return mean, pull_of(lambda slope: F.pad(slope, (0, self.width)))
         opened = torch.sigmoid(raw)
         spread = noise * (2.0 - self.min_std)
         z = torch.addcmul(torch.add(mean, noise, alpha=self.min_std), spread, opened)
-        return z, lambda slope: torch.cat([slope, sigmoid_slope(slope * spread, opened)], dim=-1)
+
+        def pull(slope: Tensor) -> Tensor:
+            return torch.cat([slope, sigmoid_slope(slope * spread, opened)], dim=-1)
+
+        return z, pull_of(pull)
 
     def kl_per_variable(self, q: Tensor, p: Tensor) -> Tensor:
         q_mean, q_std = self.moments(q)
@@ -208,11 +223,15 @@ class Categorical(Stochastic):
         return self._mixed(self._groups(params).softmax(-1))
 
     def sample(self, params: Tensor, noise: Tensor) -> Tensor:
+        if native.classes_fit(params, self.classes) and native.ready(params):
+            return self._quickly(params, self._level(noise).reshape(-1, self.groups))
         probs = self.probs(params)
         hard = hot_of_level(probs.detach(), self._level(noise))
         return self._straight_through(hard, probs)
 
     def mode(self, params: Tensor) -> Tensor:
+        if native.classes_fit(params, self.classes) and native.ready(params):
+            return self._quickly(params, None)
         logits = self._groups(params)
         hard = hot_of_max(logits.detach())
         return self._straight_through(hard, logits.softmax(-1) if logits.requires_grad else hard)
@@ -221,22 +240,40 @@ class Categorical(Stochastic):
         probs = self.probs(params).flatten(-2)
         return probs, (probs * (1.0 - probs)).clamp_min(0.0).sqrt()
 
-    def draw(self, params: Tensor, noise: Tensor | None) -> tuple[Tensor, Pull]:
+    def draw(
+        self, params: Tensor, noise: Tensor | None, out: Tensor | None = None
+    ) -> tuple[Tensor, Pull]:
         if _changed(self, Categorical):
             return Stochastic.draw(self, params, noise)
+        share = 1.0 if noise is None else 1.0 - self.uniform
+        if native.classes_fit(params, self.classes):
+            level = None if noise is None else self._level(noise).squeeze(-1)
+            hot, index = native.draw(params, level, self.uniform, self.groups, out)
+
+            def pull_native(
+                slope: Tensor, later: Tensor, added: Tensor, out: Tensor | None = None
+            ) -> Tensor:
+                parts = slope, later, added, share, self.groups, out
+                return native.draw_slope(params, *parts)
+
+            return known_hots(hot, index), pull_native
         logits = self._groups(params)
         soft = logits.softmax(-1)
-        share = 1.0
         if noise is None:
             hard = hot_of_max(logits)
         else:
-            hard, share = hot_of_level(self._mixed(soft), self._level(noise)), 1.0 - self.uniform
+            hard = hot_of_level(self._mixed(soft), self._level(noise))
 
         def pull(slope: Tensor) -> Tensor:
             wide = share * self._groups(slope)
             return softmax_slope(wide, soft).flatten(-2)
 
-        return known_hots(hard.flatten(-2)), pull
+        return known_hots(hard.flatten(-2)), pull_of(pull)
+
+    def _quickly(self, params: Tensor, level: Tensor | None) -> Tensor:
+        """A draw by `bb_wm.model.native`, without autograd."""
+        hot, index = native.draw(params.flatten(0, -2), level, self.uniform, self.groups)
+        return known_hots(hot.view(params.shape), index)
 
     def _groups(self, params: Tensor) -> Tensor:
         return torch.unflatten(params, -1, (self.groups, self.classes))
@@ -253,6 +290,11 @@ class Categorical(Stochastic):
         if probs.requires_grad:
             return (hard + (probs - probs.detach())).flatten(-2)
         return known_hots(hard.flatten(-2))
+
+    def shared_kl(self, q: Tensor, p: Tensor, of_q: float, of_p: float) -> Tensor:
+        if self.uniform == 0.0 or type(self).kl_per_variable is not Categorical.kl_per_variable:
+            return Stochastic.shared_kl(self, q, p, of_q, of_p)
+        return mixed_kl(self._groups(q), self._groups(p), self.uniform, (of_q, of_p))
 
     def kl_per_variable(self, q: Tensor, p: Tensor) -> Tensor:
         if self.uniform > 0.0:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -25,11 +25,28 @@ if TYPE_CHECKING:
     from bb_wm.model.lookup import LatentLinear
     from bb_wm.model.nets import MLP
 
-    Pull = Callable[[Tensor], Tensor]
-
 silu_slope = torch.ops.aten.silu_backward
 sigmoid_slope = torch.ops.aten.sigmoid_backward
 tanh_slope = torch.ops.aten.tanh_backward
+
+
+class Pull(Protocol):
+    """What turns z's gradient into that of the parameters it was drawn from."""
+
+    def __call__(
+        self, slope: Tensor, later: Tensor, added: Tensor, out: Tensor | None = None
+    ) -> Tensor:
+        """From z's, slope + later (as a product comes), and what is `added` to the parameters';
+        in `out`, if it can be written there."""
+
+
+def pull_of(function: Callable[[Tensor], Tensor]) -> Pull:
+    """Of a function of z's whole gradient."""
+
+    def pull(slope: Tensor, later: Tensor, added: Tensor, out: Tensor | None = None) -> Tensor:
+        return function(slope + later) + added
+
+    return pull
 
 
 class Tape(ABC):
@@ -63,6 +80,12 @@ class Affine(Tape):
         self.inputs.append(x)
         return times(x, self.factor.t(), self.bias if added is None else added)
 
+    def product(self, x: Tensor) -> Tensor:
+        """W x as it comes: in bfloat16 where W is narrowed."""
+        x = x.to(self.factor.dtype)
+        self.inputs.append(x)
+        return x @ self.factor.t()
+
     def rewind(self) -> None:
         self.slopes = []
 
@@ -70,6 +93,12 @@ class Affine(Tape):
         slope = slope.to(self.factor.dtype)
         self.slopes.append(slope)
         return times(slope, self.factor)
+
+    def product_back(self, slope: Tensor) -> Tensor:
+        """`backward` as the product comes."""
+        slope = slope.to(self.factor.dtype)
+        self.slopes.append(slope)
+        return slope @ self.factor
 
     def gradients(self) -> list[Tensor]:
         if not self.inputs:
@@ -92,14 +121,24 @@ class LatentAffine(Affine):
         self.rows: list[Tensor | None] = []  # what was looked up, None where it was multiplied
 
     def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
+        found = self._look_up(x)
+        if found is None:
+            return super().forward(x, added)
+        found = found.to(x.dtype)
+        return found if added is None else found.add_(added)
+
+    def product(self, x: Tensor) -> Tensor:
+        found = self._look_up(x)
+        return super().product(x) if found is None else found
+
+    def _look_up(self, x: Tensor) -> Tensor | None:
         index = None if self.hots is None else index_of_hots(x, *self.hots)
         self.rows.append(index)
         if index is None:
-            return super().forward(x, added)
+            return None
         if self.table is None:
             self.table = self.factor.t().contiguous()
-        found = F.embedding_bag(index, self.table, mode="sum").to(x.dtype)
-        return found if added is None else found.add_(added)
+        return F.embedding_bag(index, self.table, mode="sum")
 
     def gradients(self) -> list[Tensor]:
         pairs = list(zip(self.rows, self.slopes[::-1], strict=True))

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, cast
 
 from torch import nn
 
-from bb_wm.model.lookup import LatentLinear, affine_of_latent
+from bb_wm.model import native
+from bb_wm.model.lookup import LatentLinear, affine_of_latent, product_of_latent
 from bb_wm.model.nets import MLP
 from bb_wm.model.stochastic import check_int
 
@@ -47,5 +48,8 @@ class LatentNet(nn.Module):
 
     def forward(self, latent: Latent) -> Tensor:
         entry = cast("LatentLinear", self.net.hidden[0])
+        if native.ready(latent.h, *self.net.widths):
+            told = product_of_latent(latent.h, latent.z, entry.weight, entry.hots)
+            return self.net.leave_product(told, None).view(*latent.batch_shape, -1)
         inner = affine_of_latent(latent.h, latent.z, entry.weight, entry.bias, entry.hots)
         return self.net.leave(inner, None)
