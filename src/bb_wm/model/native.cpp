@@ -1,10 +1,11 @@
 // What stands between matrix products, each in one pass over its rows: `bb_wm.model.native` builds
 // this file with the machine's own compiler, and says what every function computes.
 //
-// Rows of `long` strides; sums and results are float32, products' results float32 or bfloat16
-// (`narrow`). Sixteen lanes at a time, which compilers split where registers are shorter. A row's
-// result depends on that row alone, so that no number of threads changes a bit. Not a number comes
-// out as not a number: nothing here may be compiled with -ffast-math.
+// Sums and results are float32, what a product gave is float32 or bfloat16 (`narrow`). Strides are
+// from row to row, in numbers. Sixteen lanes at a time, which compilers split where registers are
+// shorter. A row's result depends on that row alone (and a GRU's sums on fixed blocks of rows), so
+// that no number of threads changes a bit. Not a number comes out as not a number: nothing here may
+// be compiled with -ffast-math.
 
 #include <cmath>
 #include <cstdint>

@@ -64,8 +64,8 @@ _library: ctypes.CDLL | None = None
 def use_native(on: bool = True) -> None:
     """Let C++ do what stands between products, in this process; `on=False` goes back to torch.
 
-    The first time on a machine a C++ compiler builds it (CXX, or c++, g++, clang++), which takes
-    seconds; the result is kept in the user's cache folder. The same numbers come out to float32's
+    The first time on a machine a C++ compiler builds it (CXX, or c++, g++, clang++; of GCC 12 or
+    later), which takes seconds; the result is kept in the user's cache folder. The same numbers come out to float32's
     rounding, the same bits with any number of threads. Nothing of it is saved with a model. Raises
     ConfigError where there is no compiler, or it fails.
     """
@@ -292,7 +292,7 @@ def _built() -> Path:
                     "native",
                     expected=f"{compiler} to build {_SOURCE.name}",
                     actual=error[-400:],
-                    hint="name another C++17 compiler in CXX.",
+                    hint="name another compiler in CXX: clang, or GCC 12 or later.",
                 )
             os.replace(fresh, folder / name)  # whole, or not at all
     return folder / name
