@@ -21,10 +21,10 @@ _WHAT = """Observations of 24, 6 actions, perceptrons of 256 in two layers, z of
 reconstruction, KL, reward and continuation, with the optimiser's step. Imagine: 1024 starts x 15
 rows under a two-layer policy. Decide: encode one observation, 64 candidates x 12 rows. EVSI: 64
 imagined answers x 8 candidates x 12 rows. "Fastest settings" are those of `bb-wm train --precision
-medium --native`: wide products in bfloat16, C++ between them, freed memory kept; the peers are in float32. "All defaults" also
-trains the risk, open loop and shortcut terms, which no peer has, and judges the best plans on 8
-samples each. The first update includes importing, building and compiling, on a machine as busy as
-it was.""".replace("\n", " ")
+medium --native`: wide products in bfloat16, C++ between them, freed memory kept; the peers are in
+float32. "All defaults" also trains the risk, open loop and shortcut terms, which no peer has, and
+judges the best plans on 8 samples each. The first update includes importing, building and
+compiling, on a machine as busy as it was.""".replace("\n", " ")
 
 
 def page(found: Found) -> str:
