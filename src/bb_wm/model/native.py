@@ -65,9 +65,9 @@ def use_native(on: bool = True) -> None:
     """Let C++ do what stands between products, in this process; `on=False` goes back to torch.
 
     The first time on a machine a C++ compiler builds it (CXX, or c++, g++, clang++; of GCC 12 or
-    later), which takes seconds; the result is kept in the user's cache folder. The same numbers come out to float32's
-    rounding, the same bits with any number of threads. Nothing of it is saved with a model. Raises
-    ConfigError where there is no compiler, or it fails.
+    later), which takes seconds; the result is kept in the user's cache folder. The same numbers
+    come out to float32's rounding, the same bits with any number of threads. Nothing of it is saved
+    with a model. Raises ConfigError where there is no compiler, or it fails.
     """
     global _library
     _library = _open(_built()) if on else None
