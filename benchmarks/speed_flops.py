@@ -53,10 +53,10 @@ def products(shape: Shape, obs: int = line.OBS, action: int = line.ACTION) -> li
         ("prior: output", hidden, z, 3),
         ("core: z", z, h, by_row),
         ("core: gates", 2 * h, 3 * h, 3),
-        ("trunk and heads: h", h, hidden + heads, 3),
-        ("trunk and heads: z", z, hidden + heads, by_z),
+        ("trunk, heads, decoder: h", h, hidden + heads + obs, 3),
+        ("trunk, heads, decoder: z", z, hidden + heads + obs, by_z),
         ("trunk: output", hidden, hidden, 3),
-        ("decoder", hidden + h + z, obs, 3),
+        ("decoder: trunk", hidden, obs, 3),
     ]
     found = [Product(name, count, a, b, passes) for name, a, b, passes in rows]
     if by_row < 3:  # an empty belief's z is no one-hots
