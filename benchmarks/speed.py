@@ -165,14 +165,15 @@ def work(switch: str) -> None:
 class Worker:
     """A process that runs the cases with the library of one checkout, with one switch or none."""
 
-    def __init__(self, checkout: Path, threads: int, switch: str = "") -> None:
+    def __init__(self, checkout: Path, threads: int, precision: str, switch: str = "") -> None:
         source = checkout / "src"
         if not (source / "bb_wm").is_dir():
             raise SystemExit(f"{source} holds no bb_wm")
         environment = {**os.environ, "PYTHONPATH": f"{source}{os.pathsep}{HERE}"}
         environment |= {"OMP_NUM_THREADS": str(threads), "PYTHONWARNINGS": "ignore"}
+        words = ["--worker", "--precision", precision, *[f"--{switch}"] * bool(switch)]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.speed", "--worker", *[f"--{switch}"] * bool(switch)],
+            [sys.executable, "-m", "benchmarks.speed", *words],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
@@ -256,16 +257,20 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, help="write the figures here too")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--precision", default="highest", choices=("highest", "high", "medium"), help="of products"
+    )
     options = parser.parse_args()
+    torch.set_float32_matmul_precision(options.precision)
     switch = "compiled" if options.compiled else "native" if options.native else ""
     if options.worker:
         work(switch)
         return 0
     todo = list(cases(options))
     folders = [HERE, *([options.against.resolve()] if options.against else [])]
-    workers = [Worker(folder, options.threads) for folder in folders]
+    workers = [Worker(folder, options.threads, options.precision) for folder in folders]
     if switch:
-        workers = [Worker(HERE, options.threads, switch), workers[0]]
+        workers = [Worker(HERE, options.threads, options.precision, switch), workers[0]]
     title = f"{'shape':<14}{'task':<9}{'CPU ms':>9}{'wall ms':>9}"
     print(title + (f"{'other CPU':>11}{'wall':>9}{'ratio':>9}" if len(workers) > 1 else ""))
     figures = []

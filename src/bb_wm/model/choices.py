@@ -141,8 +141,7 @@ def mixed_kl(
     q: Tensor, p: Tensor, uniform: float, shares: tuple[float, float] = (1.0, 1.0)
 ) -> Tensor:
     """D_KL [*batch, V] of the softmaxes of logits q and p [*batch, V, C], both with a share
-    `uniform` in (0, 1) of the uniform distribution mixed in; with
-    these `shares` of its gradients.
+    `uniform` in (0, 1) of the uniform distribution mixed in; with these `shares` of its gradients.
 
     Its gradients are made with it, block by block in the processor's cache: autograd's passes
     through memory took as long as a third of a wide update's products.

@@ -17,17 +17,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from bb_wm.model.lookup import LatentLinear, swapped
+from bb_wm.model.lookup import LatentLinear, note_hots, swapped
 from bb_wm.model.modalities import Modality, modality_of, runs_of
 from bb_wm.model.nets import MLP, RunningShare, Statistics, share_gradient, split
 from bb_wm.model.products import Linear
-from bb_wm.model.recurrence import (
-    FilterLoop,
-    OpenLoop,
-    ShortcutLoop,
-    note_hots,
-    posterior_tape,
-)
+from bb_wm.model.recurrence import FilterLoop, OpenLoop, ShortcutLoop, posterior_tape
 from bb_wm.model.tape import Affine, Perceptron, walk
 from bb_wm.types import ActionSpec, Latent, ObsSpec
 
@@ -234,7 +228,7 @@ class RSSM(nn.Module):
         skip_bias = self.sight_to_posterior.bias + self.posterior_output.bias
         skip = F.linear(by_time, self.sight_to_posterior.weight, skip_bias)
         h, z, posterior = walk(loop, tape.enter(projected), hidden, skip, fresh.h, fresh.z)
-        note_hots(z, loop.index)
+        note_hots(loop.index, z)
         memories = [fresh.memory] * sight.shape[1]
         h, z, posterior, prior = (swapped(x) for x in (h, z, posterior, self.prior(h)))
         return Filtered(h, z, memories, sight, posterior, prior)

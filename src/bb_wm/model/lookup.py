@@ -147,9 +147,13 @@ def known_hots(z: Tensor, index: Tensor | None = None) -> Tensor:
 
 def carry_hots(parts: Sequence[Tensor], whole: Tensor) -> None:
     """Note what is known of all `parts` of z [*, Z] with the whole they make, row after row."""
-    indices = [_note(part)[1] for part in parts]
+    note_hots([_note(part)[1] for part in parts], whole)
+
+
+def note_hots(indices: Sequence[Tensor | None], whole: Tensor) -> None:
+    """Note with a whole z the indices of its parts, row after row, where all are known."""
     found = [index for index in indices if index is not None]
-    if len(found) == len(indices):
+    if found and len(found) == len(indices):
         known_hots(whole, torch.cat(found))
 
 

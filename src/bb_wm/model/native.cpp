@@ -17,8 +17,9 @@
 
 namespace {
 
-constexpr int64_t LANES = 16;
-constexpr int64_t MOST_CLASSES = 256;
+// LANES, MOST_CLASSES and ROWS_PER_SUM (the rows of which a GRU's gradients of weight and bias are
+// one sum) come from `bb_wm.model.native`, which makes room by them.
+static_assert(LANES == 16, "a square is turned in four steps");
 
 typedef float Floats __attribute__((vector_size(64)));
 typedef int32_t Ints __attribute__((vector_size(64)));
@@ -103,7 +104,7 @@ inline Floats logarithm(Floats x) {
     const Floats exponent = __builtin_convertvector(power, Floats);
     y = y * part * square + exponent * -2.12194440e-4f - square * 0.5f;
     const Floats found = part + y + exponent * 0.693359375f;
-    return x == x ? found : x;  // not a number stays none
+    return x == x ? found : x;  // not a number stays not a number
 }
 
 // 1 / x to an unit in the last place for normal x, in a fifth of a division's time where there is
@@ -213,8 +214,8 @@ void silu_rows(const T* product, int64_t product_stride, const float* added, int
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t i = 0; i < rows; ++i) {
         for (int64_t j = 0; j < size; j += LANES) {
-            Floats x = load(product + i * product_stride + j);
-            if (added) x += load(added + i * added_stride + j);
+            const Floats x =
+                load(product + i * product_stride + j) + load(added + i * added_stride + j);
             if (before) store(before + i * size + j, x);
             const Floats y = silu_of(x);
             if (narrow)
@@ -263,8 +264,6 @@ void gru_rows(const T* gates, const float* weight, const float* bias, const floa
         }
     }
 }
-
-constexpr int64_t ROWS_PER_SUM = 32;  // of which the gradients of weight and bias are one sum
 
 template <typename T>
 void gru_slope_rows(const T* gates, const float* weight, const float* bias, const float* h,
@@ -360,9 +359,41 @@ void silu_slope_rows(const T* slope, const float* before, T* found, int64_t rows
             store(found + j, silu_slope(load(slope + j), load(before + j)));
 }
 
-void draw_rows(const float* logits, int64_t stride, const float* level, float uniform, float* hot,
-               int64_t hot_stride, int64_t* index, int64_t rows, int64_t groups, int64_t classes,
-               int threads) {
+template <typename T>
+void draw_slope_rows(const float* logits, int64_t stride, const float* slope, int64_t slope_stride,
+                     const T* after, const float* added, int64_t added_stride, float share,
+                     float* found, int64_t found_stride, int64_t rows, int64_t groups,
+                     int64_t classes, int threads) {
+    const int64_t count = rows * groups;
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t first = 0; first < count; first += LANES) {
+        const float *from[LANES], *wanted[LANES], *others[LANES];
+        const T* later[LANES];
+        float* to[LANES];
+        places(from, logits, stride, first, count, groups, classes);
+        places(wanted, slope, slope_stride, first, count, groups, classes);
+        places(later, after, groups * classes, first, count, groups, classes);
+        places(others, added, added_stride, first, count, groups, classes);
+        places(to, found, found_stride, first, count, groups, classes);
+        Tile soft, by_soft;
+        soft.read(from, classes);
+        by_soft.read_sum(wanted, later, classes);
+        soft.softmax(classes);
+        Floats along = all(0.0f);
+        for (int64_t c = 0; c < classes; ++c) along += soft.of[c] * by_soft.of[c];
+        for (int64_t c = 0; c < classes; ++c)
+            by_soft.of[c] = share * soft.of[c] * (by_soft.of[c] - along);
+        by_soft.write(to, fewer(LANES, count - first), classes, others);
+    }
+}
+
+}  // namespace
+
+extern "C" {
+
+void bb_draw(const float* logits, int64_t stride, const float* level, float uniform, float* hot,
+             int64_t hot_stride, int64_t* index, int64_t rows, int64_t groups, int64_t classes,
+             int threads) {
     const int64_t count = rows * groups;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t first = 0; first < count; first += LANES) {
@@ -399,38 +430,6 @@ void draw_rows(const float* logits, int64_t stride, const float* level, float un
     }
 }
 
-template <typename T>
-void draw_slope_rows(const float* logits, int64_t stride, const float* slope, int64_t slope_stride,
-                     const T* after, const float* added, int64_t added_stride, float share,
-                     float* found, int64_t found_stride, int64_t rows, int64_t groups,
-                     int64_t classes, int threads) {
-    const int64_t count = rows * groups;
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (int64_t first = 0; first < count; first += LANES) {
-        const float *from[LANES], *wanted[LANES], *others[LANES];
-        const T* later[LANES];
-        float* to[LANES];
-        places(from, logits, stride, first, count, groups, classes);
-        places(wanted, slope, slope_stride, first, count, groups, classes);
-        places(later, after, groups * classes, first, count, groups, classes);
-        places(others, added, added_stride, first, count, groups, classes);
-        places(to, found, found_stride, first, count, groups, classes);
-        Tile soft, by_soft;
-        soft.read(from, classes);
-        by_soft.read_sum(wanted, later, classes);
-        soft.softmax(classes);
-        Floats along = all(0.0f);
-        for (int64_t c = 0; c < classes; ++c) along += soft.of[c] * by_soft.of[c];
-        for (int64_t c = 0; c < classes; ++c)
-            by_soft.of[c] = share * soft.of[c] * (by_soft.of[c] - along);
-        by_soft.write(to, fewer(LANES, count - first), classes, others);
-    }
-}
-
-}  // namespace
-
-extern "C" {
-
 // KL of groups [count, classes] if `found`, else the gradients that are asked, from its own slope.
 void bb_mixed_kl(const float* q, const float* p, float uniform, float* found, const float* slope,
                  float share_q, float* by_q, float share_p, float* by_p, int64_t count,
@@ -451,10 +450,11 @@ void bb_mixed_kl(const float* q, const float* p, float uniform, float* found, co
         for (int64_t c = 0; c < classes; ++c) {
             const Floats mixed = soft_q.of[c] * share + least;
             ratio.of[c] = mixed * reciprocal(soft_p.of[c] * share + least);
-            if (found || by_q) log.of[c] = logarithm(ratio.of[c]);
+            along_p += soft_p.of[c] * ratio.of[c];
+            if (!found && !by_q) continue;
+            log.of[c] = logarithm(ratio.of[c]);
             total += mixed * log.of[c];
             along_q += soft_q.of[c] * log.of[c];
-            along_p += soft_p.of[c] * ratio.of[c];
         }
         const int64_t here = fewer(LANES, count - first);
         if (found) {
@@ -491,13 +491,6 @@ void bb_mixed_kl(const float* q, const float* p, float uniform, float* found, co
     }
 #define IN(pointer) static_cast<const T*>(pointer)
 #define OUT(pointer) static_cast<T*>(pointer)
-
-void bb_draw(const float* logits, int64_t stride, const float* level, float uniform, float* hot,
-             int64_t hot_stride, int64_t* index, int64_t rows, int64_t groups, int64_t classes,
-             int threads) {
-    draw_rows(logits, stride, level, uniform, hot, hot_stride, index, rows, groups, classes,
-              threads);
-}
 
 void bb_silu(const void* product, int64_t product_stride, int narrow, const float* added,
              int64_t added_stride, float* before, void* after, int64_t after_stride,

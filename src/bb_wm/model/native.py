@@ -36,10 +36,11 @@ MOST_CLASSES: Final = 256
 _SUMMED: Final = 32  # rows of which a GRU's gradients are one sum
 _FEW_ROWS: Final = 16  # calls cost more than they save below
 _SOURCE: Final = Path(__file__).with_suffix(".cpp")
-# Not -ffast-math: not a number must come out as not a number.
+# What both sides count by, said once. Not -ffast-math: not a number must come out as not a number.
 _FLAGS: Final = (
     *("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast"),
     *("-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-w"),
+    *(f"-DLANES={LANES}", f"-DMOST_CLASSES={MOST_CLASSES}", f"-DROWS_PER_SUM={_SUMMED}"),
 )
 _POINTER, _COUNT = ctypes.c_void_p, ctypes.c_int64
 _SHARE, _FLAG = ctypes.c_float, ctypes.c_int

@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from bb_wm.model import native
-from bb_wm.model.lookup import index_of_hots, known_hots
+from bb_wm.model.lookup import index_of_hots
 from bb_wm.model.tape import Affine, Loop, Perceptron, Tape, pull_through, silu_slope
 
 if TYPE_CHECKING:
@@ -209,13 +209,13 @@ class ShortcutLoop(Loop):
         by_sight, by_raw = (x.unbind(1) for x in slopes)
         last, size = len(by_raw) - 1, self.core.size
         found, seen = [], []
-        sizes = self.family.size, self.family.param_size
         past_sight = torch.zeros_like(by_sight[0])
+        sizes = self.family.size, self.family.param_size
+        zero_z, zero_params = (past_sight.new_zeros(s).expand(len(past_sight), s) for s in sizes)
         past_h = past_z = torch.zeros(())
         for k in reversed(range(last + 1)):
             to_sight = by_sight[k] + past_sight
             if k < last:
-                zero_z, zero_params = (past_h.new_zeros(s).expand(len(past_h), s) for s in sizes)
                 to_params = self.pulls[k](zero_z, past_z, zero_params)
                 through, to_hidden = self.posterior.backward(k, to_params)
                 seen.append((to_hidden, to_params))
@@ -234,13 +234,6 @@ class ShortcutLoop(Loop):
         if seen:
             by_biases = [torch.cat(parts).sum(0) for parts in zip(*seen, strict=True)]
         return (*_stack(found[::-1]), past_h, past_z, past_sight, *by_biases)
-
-
-def note_hots(z: Tensor, index: Sequence[Tensor | None]) -> None:
-    """Note with z [T, N, Z] the index of every row t [N, groups], where all are known."""
-    found = [row for row in index if row is not None]
-    if found and len(found) == len(index):
-        known_hots(z, torch.cat(found))
 
 
 def _room(rows: int, count: int, *like: Tensor) -> tuple[Tensor, ...]:
