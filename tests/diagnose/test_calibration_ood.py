@@ -14,7 +14,7 @@ from tests.diagnose.helpers import linear_episodes, make_episode
 
 from bb_wm.config import WorldModelConfig
 from bb_wm.data import EpisodeStore, SequenceSampler
-from bb_wm.diagnose.calibration import OODScore, RiskCalibration, calibrate
+from bb_wm.diagnose.calibration import OODScore, RiskCalibration, Trail, calibrate
 from bb_wm.diagnose.calibration.ood import Whitening, _together
 from bb_wm.diagnose.calibration.tail import Tail
 from bb_wm.diagnose.scores import auroc
@@ -120,9 +120,9 @@ def walk(model, score, episodes):
     """Scores of all later rows [E, T - 1], each asked before its row was acted on."""
     obs = np.stack([e.obs["obs"] for e in episodes]).astype(np.float32)
     action = np.stack([e.action for e in episodes])
-    found, latent = [], model.encode(obs[:, 0])
+    found, latent, trail = [], model.encode(obs[:, 0]), Trail()
     for t in range(1, obs.shape[1]):
-        found.append(score.score(model, obs[:, t], latent, action[:, t - 1]))
+        found.append(score.score(model, obs[:, t], latent, action[:, t - 1], trail))
         latent = model.encode(obs[:, t], latent, action[:, t - 1])
     return np.stack(found, 1)
 
@@ -172,6 +172,39 @@ def test_shifts_are_strange_before_acting(model, score, told, name, make, bar):
     assert found > bar, name
 
 
+def test_a_world_that_changed_a_little_for_good_shows_in_the_trend():
+    """Every row half a deviation to the same side, as by hand: sum of KEEP^i over its root of
+    squares."""
+    white = np.full((60, 1, 3), 0.5)
+    trail = Trail()
+    told = [float(trail.add(row)[0]) for row in white]
+    powers = 0.9 ** np.arange(60)
+    by_hand = (0.5 * powers.cumsum()) ** 2 / (powers**2).cumsum()
+    np.testing.assert_allclose(told, by_hand)
+    assert told[-1] > 4  # and a single row says 0.25
+    random, trail = np.random.default_rng(0), Trail()
+    chance = [float(trail.add(row)) for row in random.standard_normal((20_000, 3))]
+    assert np.mean(chance) == pytest.approx(1.0, abs=0.05)
+
+
+def test_one_broken_row_does_not_condemn_the_next_ones():
+    trail = Trail()
+    for _ in range(50):
+        trail.add(np.zeros(3))
+    assert trail.add(np.full(3, 1e6)) < 2
+    trail.begin()
+    assert trail.add(np.full(3, 0.5)) == pytest.approx(0.25)
+
+
+def test_without_a_previous_belief_a_trail_begins_anew(model, score):
+    trail = Trail()
+    obs, action = np.full((2, 2), 9.0, np.float32), np.zeros((2, 2), np.float32)
+    score.score(model, obs, model.encode(np.zeros((2, 2), np.float32)), action, trail)
+    assert trail.weight == 1
+    score.score(model, obs, trail=trail)
+    assert trail.weight == 0
+
+
 def test_first_rows_are_judged_by_their_place(model, score):
     usual_first = score.score(model, np.zeros((5, 2), np.float32))
     strange = score.score(model, np.full(2, 50.0, np.float32))
@@ -189,7 +222,7 @@ def test_same_input_same_score_and_batches_do_not_matter(model, score):
     np.testing.assert_allclose(together, alone, atol=0.02)
     np.testing.assert_array_equal(together, score.score(model, obs, before, action))
     signs = score.signs(model, obs, before, action)
-    assert set(signs) == {"surprise", "jump", "place"}
+    assert set(signs) == {"surprise", "jump", "trend", "place"}
 
 
 def test_asking_does_not_disturb_the_models_chance(model, score):

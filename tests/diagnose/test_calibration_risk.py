@@ -283,7 +283,7 @@ def test_saved_and_loaded_for_the_same_model_only(calibration, tmp_path):
     "change",
     [
         {"kind": "x"},
-        {"format": 2},
+        {"format": 1},
         {"horizons": [4, 1]},
         {"horizons": []},
         {"unit": 0.0},

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from bb_wm.decide.evidence import CandidateEvidence, Evidence, stage
+from bb_wm.diagnose.calibration.ood import Trail
 from bb_wm.errors import ConfigError, LatentError
 from bb_wm.imagine.rollout import rollout
 from bb_wm.imagine.utility import Utility, Worth
@@ -144,6 +145,7 @@ class ModelEvidence:
         self._rows = 0
         self._obs: Any = None
         self._strange: float | None = None
+        self._trail = Trail()
 
     def see(self, obs: Any, done: FlatAction | None) -> None:
         """Go on with the belief. Raises what `encode` raises; the belief is then lost."""
@@ -275,7 +277,8 @@ class ModelEvidence:
         score = getattr(self._bound, "ood", None)
         if score is None:
             return None
-        return float(np.asarray(score.score(self.model, obs, before, action)).reshape(()))
+        told = score.score(self.model, obs, before, action, self._trail)
+        return float(np.asarray(told).reshape(()))
 
 
 def unbounded_trust(risk: float) -> float:

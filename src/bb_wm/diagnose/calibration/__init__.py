@@ -8,7 +8,7 @@ Offline, on held-out episodes of the deployed policy:
 Online, for the candidates `plans` [C, K, A] of one state:
 
     told = calibration.forecast(model, latent, plans, drifted=monitor.alarmed)
-    strange = calibration.ood.score(model, obs, previous, action)
+    strange = calibration.ood.score(model, obs, previous, action, trail)  # a Trail() per episode
     Evidence.of_arrays(utilities=..., ood=strange, **told.columns(), ...)
 
 Tables, bounds and the drift monitor need no torch.
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from bb_wm.diagnose.calibration.measures import calibration_error as calibration_error
     from bb_wm.diagnose.calibration.measures import recall_at as recall_at
     from bb_wm.diagnose.calibration.ood import OODScore as OODScore
+    from bb_wm.diagnose.calibration.ood import Trail as Trail
     from bb_wm.diagnose.calibration.outlook import Outlook as Outlook
     from bb_wm.diagnose.calibration.risk import RiskCalibration as RiskCalibration
     from bb_wm.diagnose.calibration.risk import RiskForecast as RiskForecast
@@ -44,7 +45,7 @@ _HOMES = {
     "foresight": ("Foresight", "foresee_episodes"),
     "isotonic": ("Isotonic",),
     "measures": ("calibration_error", "recall_at"),
-    "ood": ("OODScore",),
+    "ood": ("OODScore", "Trail"),
     "outlook": ("Outlook",),
     "risk": ("RiskCalibration", "RiskForecast"),
     "trust": ("TrustedHorizon",),

@@ -1,8 +1,10 @@
 """How strange an observation is to a model, before anything is done about it.
 
-Three signs, each compared with held-out rows, none of which needs the next observation:
+Four signs, each compared with held-out rows, none of which needs the next observation:
 surprise   -log p(o_t | h_t), the mean over sampled z ~ p(z | h_t) of the decoder's likelihood
 jump       how far the sight is from the shortcut's one-row prediction, whitened by its errors
+trend      how far the jumps of the episode's rows so far lead together, older ones weighing less:
+           a world that has changed for good is a little off in every row, always to the same side
 place      how far the sight is from the sights of the data, whitened (all there is in a first row)
 """
 
@@ -32,7 +34,9 @@ if TYPE_CHECKING:
 Array = np.ndarray
 _WHOLE = 64  # sights of up to so many numbers are whitened together, longer ones one by one
 _FLOOR = 1e-3  # least standard deviation, in model units: what never changed may not change
-SIGNS = ("surprise", "jump", "place")
+SIGNS = ("surprise", "jump", "trend", "place")
+_KEEP = 0.9  # what a row later is left of a jump in the trend: about the last ten rows count
+_MOST = 3.0  # deviations a row can add to the trend: one broken row does not condemn the next ones
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,9 +65,12 @@ class Whitening:
         return cls(centre, (root / spread[:, None]))
 
     def __call__(self, rows: Array) -> Array:
+        return np.asarray((self.white(rows) ** 2).mean(-1))
+
+    def white(self, rows: Array) -> Array:
+        """x [*batch, S] in directions of unit variance, [*batch, S]."""
         moved = rows - self.centre
-        white = moved @ self.weights if self.weights.ndim == 2 else moved * self.weights
-        return np.asarray((white**2).mean(-1))
+        return np.asarray(moved @ self.weights if self.weights.ndim == 2 else moved * self.weights)
 
     def to_json(self) -> dict[str, Any]:
         return {"centre": self.centre.tolist(), "weights": self.weights.tolist()}
@@ -75,6 +82,30 @@ class Whitening:
         if not (fits and np.isfinite(centre).all() and np.isfinite(weights).all()):
             raise ValueError("a whitening is not finite or not square")
         return cls(centre, weights)
+
+
+@dataclass(slots=True, eq=False)
+class Trail:
+    """Where the jumps of an episode's rows have led so far; `OODScore.score` moves it on.
+
+    Keep one per episode (or per batch of them): `score` without a previous belief begins it anew.
+    """
+
+    led: Array | float = 0.0
+    weight: float = 0.0
+
+    def begin(self) -> None:
+        """Forget the rows so far."""
+        self.led, self.weight = 0.0, 0.0
+
+    def add(self, white: Array) -> Array:
+        """One row's whitened jump [*batch, S]; the mean square of where all lead, [*batch].
+
+        About 1 where jumps are like the data's and have nothing to do with one another.
+        """
+        led = _KEEP * self.led + np.clip(white, -_MOST, _MOST)
+        self.led, self.weight = led, _KEEP**2 * self.weight + 1
+        return np.asarray((led**2).mean(-1) / self.weight)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -126,19 +157,28 @@ class OODScore:
         return cls(place, jump, tails, Tail.fit(places), Tail.fit(together), samples, seed)
 
     def score(
-        self, model: WorldModel, obs: Any, previous: Latent | None = None, action: Any = None
+        self,
+        model: WorldModel,
+        obs: Any,
+        previous: Latent | None = None,
+        action: Any = None,
+        trail: Trail | None = None,
     ) -> Array:
         """Strangeness [*batch] of `obs`, given what `encode` is given; NaN where not computable.
 
         `previous` is the belief of the row before and `action` what was done in it; without them
-        the observation is judged by its place alone. The same input gives the same score.
+        the observation is judged by its place alone. `trail` remembers the rows so far and is moved
+        on by this one; without one the trend is that of this row. The same input gives the same
+        score.
         """
         if previous is None:
+            if trail is not None:
+                trail.begin()
             with torch.no_grad():
                 sight = model.encode(obs, previous, action).sight
             return self.first.strangeness(self.place(_numpy(sight)))
         return self.later.strangeness(
-            _together(self.tails, self._raw(model, obs, previous, action))
+            _together(self.tails, self._raw(model, obs, previous, action, trail))
         )
 
     def score_episodes(self, model: WorldModel, episodes: Sequence[Episode]) -> Array:
@@ -146,12 +186,24 @@ class OODScore:
         rows = _Rows.of(model, episodes, self.samples, self.seed)
         return self.later.strangeness(_together(self.tails, rows.signs(self.place, self.jump)))
 
-    def signs(self, model: WorldModel, obs: Any, previous: Latent, action: Any) -> dict[str, Array]:
-        """Strangeness of each sign alone [*batch], to see why an observation is strange."""
-        raw = self._raw(model, obs, previous, action)
+    def signs(
+        self,
+        model: WorldModel,
+        obs: Any,
+        previous: Latent,
+        action: Any,
+        trail: Trail | None = None,
+    ) -> dict[str, Array]:
+        """Strangeness of each sign alone [*batch], to see why an observation is strange.
+
+        Moves the trail on as `score` does: ask one of the two about a row, or copy the trail.
+        """
+        raw = self._raw(model, obs, previous, action, trail)
         return {name: self.tails[name].strangeness(raw[name]) for name in SIGNS}
 
-    def _raw(self, model: WorldModel, obs: Any, previous: Latent, action: Any) -> dict[str, Array]:
+    def _raw(
+        self, model: WorldModel, obs: Any, previous: Latent, action: Any, trail: Trail | None
+    ) -> dict[str, Array]:
         if not previous.sight.shape[-1]:
             raise InputTypeError(
                 "previous", expected="a belief that has seen its row", actual="an imagined one"
@@ -160,9 +212,11 @@ class OODScore:
             seen = model.encode(obs, previous, action)
             keyed, shape = as_obs(obs, model.obs_spec, device=model.device)
             flat = as_flat_action(action, model.action_spec, shape, model.device)
+            jump = _jump(model, previous, flat, seen.sight)
             return {
                 "surprise": _surprise(model, previous, flat, keyed, self.samples, self.seed),
-                "jump": self.jump(_jump(model, previous, flat, seen.sight)),
+                "jump": self.jump(jump),
+                "trend": (Trail() if trail is None else trail).add(self.jump.white(jump)),
                 "place": self.place(_numpy(seen.sight)),
             }
 
@@ -204,12 +258,16 @@ class OODScore:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Rows:
-    """Sights of first rows and of later ones, and what the later ones were predicted to be."""
+    """Sights of first rows and of later ones, and what the later ones were predicted to be.
+
+    Later rows [N, ...] follow one another episode by episode, `lengths` [E] of each.
+    """
 
     first: Array
     later: Array
     jump: Array
     surprise: Array
+    lengths: Array
 
     @classmethod
     def of(cls, model: WorldModel, episodes: Sequence[Episode], samples: int, seed: int) -> _Rows:
@@ -228,12 +286,25 @@ class _Rows:
                         _numpy(sight),
                         _jump(model, before, action, sight),
                         _surprise(model, before, action, obs, samples, seed),
+                        real.sum(1).numpy(),
                     )
                 )
         return cls(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
     def signs(self, place: Whitening, jump: Whitening) -> dict[str, Array]:
-        return {"surprise": self.surprise, "jump": jump(self.jump), "place": place(self.later)}
+        return {
+            "surprise": self.surprise,
+            "jump": jump(self.jump),
+            "trend": self._trend(jump.white(self.jump)),
+            "place": place(self.later),
+        }
+
+    def _trend(self, white: Array) -> Array:
+        found: list[Array] = []
+        for episode in np.split(white, self.lengths.cumsum()[:-1]):
+            trail = Trail()
+            found.extend(trail.add(row) for row in episode)
+        return np.asarray(found)
 
 
 def _together(tails: Mapping[str, Tail], raw: Mapping[str, Array]) -> Array:

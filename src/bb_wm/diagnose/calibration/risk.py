@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from bb_wm.types import Latent
 
 Array = np.ndarray
-FORMAT = 1
+FORMAT = 2  # 2: strangeness has a trend
 
 
 @dataclass(frozen=True, slots=True)
