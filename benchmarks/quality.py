@@ -159,11 +159,10 @@ def measure(job: Job, rules: Rules, rates: Sequence[float]) -> dict[str, Any]:
         kalman = replace(job, part="exact", preset="default")
         return {"kalman": dict(exact_worlds.measure(kalman, rules.training))}
     data = gather(job.world, job.seed, rules)
-    data = replace(
-        data, held=reaching(data.held, rules), validation=reaching(data.validation, rules)
-    )
+    data = replace(data, held=reaching(data.held, rules))
     if job.preset == OURS:
         return _measure_ours(job, rules, data)
+    data = replace(data, validation=reaching(data.validation, rules))
     if job.preset in TRAINED:
         return _measure_trained(job, rules, data, rates)
     return _measure_plain(job, rules, data)
@@ -185,7 +184,8 @@ def _measure_ours(job: Job, rules: Rules, data: Data) -> dict[str, Any]:
         model, data.held, baselines=[], modes=MODES, **_window_rules(rules), seed=job.seed
     )
     windows = _windows(evaluation, data.held, job.seed)
-    outlook = Outlook.fit(model, data.validation, context=evaluation.context, seed=job.seed)
+    far = {"context": evaluation.context, "reach": evaluation.horizons[-1]}
+    outlook = Outlook.fit(model, data.validation, **far, seed=job.seed)
     centre, samples = _foretell(model, windows, outlook, seed=job.seed)
     raw = _foretell(model, windows, None, seed=job.seed)[1]
     paths = (*evaluation.paths, _scored(centre, windows, data))

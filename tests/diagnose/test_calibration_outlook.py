@@ -178,3 +178,18 @@ def test_keys_that_are_not_vectors_are_given_as_they_are_imagined() -> None:
     assert drawn["at"].shape == (2, 5, 3, 2, 2)
     assert drawn["lamp"].shape == (2, 5, *told["lamp"].shape[1:])
     assert told["lamp"].equal(mixed.imagined_obs(mixed.rollout(latent, actions))["lamp"])
+
+
+def test_rows_that_few_episodes_have_are_foretold_when_asked_for(model):
+    """Episodes of 6 rows and two of 30: by itself it reaches as far as most do, if asked all."""
+    episodes = [
+        *linear_episodes(40, 6, 1, noise=0.1),
+        *linear_episodes(2, 30, 2, noise=0.1),
+    ]
+    assert Outlook.fit(model, episodes, context=3).reach == 3
+    asked = Outlook.fit(model, episodes, reach=REACH, context=3)
+    assert asked.reach == REACH
+    start = model.encode(np.zeros(2, np.float32))
+    told = asked.expect(model, start, torch.zeros(REACH, 2))
+    assert told["obs"].shape == (REACH, 2)
+    assert torch.isfinite(told["obs"]).all()

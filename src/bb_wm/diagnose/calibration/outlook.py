@@ -73,10 +73,10 @@ class Outlook:
         count: int = 1000,
         seed: int = 0,
     ) -> Self:
-        """From held-out episodes, for up to `reach` rows (None: max_horizon).
+        """From held-out episodes, for `reach` rows (None: as many as most episodes have).
 
-        Where episodes are short, fewer rows are seen before imagining and fewer foretold, by the
-        rule of `plan_windows`; a row that few windows have is given what its neighbour before was.
+        Where episodes are short, fewer rows are seen before imagining, by the rule of
+        `plan_windows`; a row that few windows have is given what its neighbour before was.
         Raises ConfigError for a bad number, DataError for too few windows.
         """
         limit = model.config.max_horizon
@@ -86,9 +86,8 @@ class Outlook:
         plan = plan_windows(
             [len(e) for e in episodes], context=context, horizons=range(1, rows + 1)
         )
-        windows = cut_windows(
-            episodes, context=plan.context, reach=plan.reach, count=count, seed=seed
-        )
+        far = plan.reach if reach is None else reach
+        windows = cut_windows(episodes, context=plan.context, reach=far, count=count, seed=seed)
         there = windows.target_valid
         enough = int((there.sum(axis=0) >= LEAST).sum())
         if enough == 0:
@@ -107,7 +106,7 @@ class Outlook:
             centre = slow[key] + share[key] * (fast[key] - slow[key])
             apart = drawn[key] - slow[key][:, None]
             width[key] = _held(_width(apart, came - centre, there), enough)
-        return cls(share, width, plan.reach, model_digest(model))
+        return cls(share, width, far, model_digest(model))
 
     @classmethod
     def plain(cls, model: WorldModel, reach: int) -> Self:
