@@ -125,7 +125,12 @@ def prepare(shape: Shape, task: str, switch: str = "") -> Callable[[], object]:
         actions = torch.from_numpy(
             model.action_spec.sample(np.random.default_rng(0), 1024 * 15)
         ).reshape(1024, 15, width)
-        return lambda: model.rollout(latent, actions, mode="sample", generator=generator)
+
+        @torch.no_grad()  # as planning imagines; a policy that learns in imagination records
+        def imagine() -> object:
+            return model.rollout(latent, actions, mode="sample", generator=generator)
+
+        return imagine
     if task == "plan":
         start = model.encode(first(1))
         return lambda: CEM(horizon=10, candidates=256, rounds=4).plan(model, start)
