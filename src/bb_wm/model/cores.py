@@ -124,7 +124,7 @@ class GRUModule(CoreModule):
         factor = operand(self.gates.weight)
         entry = rows.new_empty(len(rows), 2 * self.size, dtype=factor.dtype)
         told = product_of_latent(rows[:, :0], z, self.from_z.weight, self.from_z.hots)
-        native.silu(told, entered, entry[:, : self.size], keep=False)
+        native.silu(told, entered, entry[:, : self.size])
         entry[:, self.size :] = rows
         return native.gru(entry @ factor.t(), self.norm.weight, self.bias, rows).view_as(h)
 
@@ -200,10 +200,10 @@ class NativeGRUTape(GRUTape):
     def forward(self, h: Tensor, z: Tensor, entered: Tensor, out: Tensor | None = None) -> Tensor:
         entry = h.new_empty(len(h), 2 * self.size, dtype=self.gates.factor.dtype)
         told = self.from_z.product(z)
-        before = native.silu(told, entered, entry[:, : self.size])
+        before = native.silu_kept(told, entered, entry[:, : self.size])
         entry[:, self.size :] = h
         gates = self.gates.product(entry)
-        self.rows.append((h, cast("Tensor", before), gates))
+        self.rows.append((h, before, gates))
         return native.gru(gates, self.weight, self.bias, h, out)
 
     def backward(self, row: int, slope: Tensor) -> tuple[Tensor, Tensor, Tensor]:

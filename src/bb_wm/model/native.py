@@ -108,14 +108,23 @@ def add(product: Tensor, added: Tensor, out: Tensor | None = None) -> Tensor:
     return found
 
 
-def silu(product: Tensor, added: Tensor, out: Tensor, *, keep: bool = True) -> Tensor | None:
-    """SiLU(product + added) into `out` [N, S], float32 or bfloat16; the sum itself if `keep`."""
-    before = _room(product, product.shape[1]) if keep else None
+def silu(product: Tensor, added: Tensor, out: Tensor) -> None:
+    """SiLU(product + added) into `out` [N, S], float32 or bfloat16."""
+    _silu(product, added, out, None)
+
+
+def silu_kept(product: Tensor, added: Tensor, out: Tensor) -> Tensor:
+    """`silu`, and the sum itself [N, S] for the way back."""
+    before = _room(product, product.shape[1])
+    _silu(product, added, out, before)
+    return before
+
+
+def _silu(product: Tensor, added: Tensor, out: Tensor, before: Tensor | None) -> None:
     _call(
         *("bb_silu", product, _stride(product), _narrow(product), added, _stride(added)),
         *(before, out, _stride(out), _narrow(out), *product.shape),
     )
-    return before
 
 
 def silu_slope(slope: Tensor, before: Tensor) -> Tensor:

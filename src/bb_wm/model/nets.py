@@ -74,7 +74,7 @@ class MLP(nn.Module):
         for layer, later in pairwise(layers):
             factor = operand(later.weight)
             after = told.new_empty(told.shape, dtype=factor.dtype)
-            native.silu(told, layer.bias, after, keep=False)
+            native.silu(told, layer.bias, after)
             told = after @ factor.t()
         if native.fits(self.output.bias, told.shape[1]):
             found = native.add(told, self.output.bias)

@@ -8,7 +8,7 @@ in, computed for all rows at once.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional as F
@@ -59,7 +59,7 @@ class NativePosteriorTape(PosteriorTape):
     def forward(self, h: Tensor, hidden: Tensor, skip: Tensor, out: Tensor | None = None) -> Tensor:
         told = self.to_hidden.product(h)
         after = torch.empty_like(told)
-        self.before.append(cast("Tensor", native.silu(told, hidden, after)))
+        self.before.append(native.silu_kept(told, hidden, after))
         return native.add(self.to_params.product(after), skip, out)
 
     def backward(self, row: int, slope: Tensor) -> tuple[Tensor, Tensor]:
