@@ -22,9 +22,9 @@ NEARLY_LINEAR = {"CartPole-v1": 0.05}
 _HEAD = """# Benchmarks
 
 Written by `python -m benchmarks report` from the JSON results of `python -m benchmarks quality`,
-`worlds`, `exact`, `speed`, `scale` and `import-time`, `python -m benchmarks.long_rollouts` and
-`.pixels`; not edited by hand. Every number is a mean over seeds with the smallest and the largest
-in brackets, but for speed. One set of hyper-parameters serves every world.
+`worlds`, `exact`, `speed`, `scale` and `import-time`, `python -m benchmarks.long_rollouts`,
+`.pixels` and `.risk`; not edited by hand. Every number is a mean over seeds with the smallest and
+the largest in brackets, but for speed. One set of hyper-parameters serves every world.
 """
 
 
@@ -50,6 +50,12 @@ def _pixels(found: Found) -> list[str]:
     return ["## Pixels", pixels.page(found)]
 
 
+def _risk(found: Found) -> list[str]:
+    from benchmarks import risk_table
+
+    return ["## Calibrated risk and strangeness", risk_table.page(found)]
+
+
 def _speed(found: Found) -> list[str]:
     from benchmarks import speed_table
 
@@ -67,6 +73,7 @@ _OTHERS = {
     "quality": _quality,
     "long": _long,
     "pixels": _pixels,
+    "risk": _risk,
     "speed": _speed,
     "scale": _scale,
 }

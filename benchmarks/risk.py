@@ -5,7 +5,8 @@
     python -m benchmarks.risk worlds --worlds HazardChain --seeds 0 --updates 1000
     python -m benchmarks.risk report                   print the tables again
 
-Started again, a command goes on where it stopped. Results are JSON in --out.
+Started again, a command goes on where it stopped. Results are JSON in --out; `python -m benchmarks
+report --out bench-out/risk` writes them to docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -21,13 +22,12 @@ import torch
 
 from bb_wm.diagnose.calibration import Claims, DriftMonitor
 from bb_wm.diagnose.calibration.binomial import clopper_pearson
-from bb_wm.diagnose.tables import Table
+from benchmarks import risk_table
 from benchmarks.results import Job, Results, say, work
-from benchmarks.risk_worlds import HORIZONS, K, Settings, draws_of, measure
+from benchmarks.risk_worlds import Settings, draws_of, measure
 
 ROOT = Path(__file__).resolve().parents[1]
 WORLDS = ("HazardChain", "Hopper-v5", "CartPole-v1")
-BARS = {"auroc": 0.92, "ece": 0.03, "recall": 0.8, "draws": 0.95}
 
 
 # --- known laws -----------------------------------------------------------------------------------
@@ -80,93 +80,6 @@ def _drift(random: np.random.Generator, streams: int = 200) -> dict[str, Any]:
     }
 
 
-# --- tables ---------------------------------------------------------------------------------------
-
-
-def report(results: Results) -> None:
-    """Every result as tables on the screen."""
-    found = [one for one in results.all() if one["part"] in ("theory", "worlds")]
-    known = [one for one in found if one["part"] == "theory"]
-    worlds = [one for one in found if one["part"] == "worlds"]
-    tables = [_forecast_table(worlds)] if worlds else []
-    tables += [_bound_table(found)] if found else []
-    tables += [_drift_table(known)] if known else []
-    tables += [_strange_table(worlds)] if worlds else []
-    for table in tables:
-        print(table.text(), end="\n\n", flush=True)
-
-
-def _forecast_table(results: list[dict[str, Any]]) -> Table:
-    rows = []
-    for one in results:
-        for k in map(str, HORIZONS):
-            told = one["forecasts"][k]
-            cells = [_cell(told[n]) for n in ("auroc", "ece_raw", "ece", "recall")]
-            label = (f"{one['world']} s{one['seed']}", f"{one['settings']['updates']}", k)
-            rows.append((*label, f"{told['events']}/{told['decisions']}", *cells))
-            if "exact" in told:
-                best = [_cell(told["exact"][n]) for n in ("auroc", "ece_raw", "ece", "recall")]
-                rows.append((f"{one['world']} known law", "", k, "", *best))
-    header = ("world", "updates", "k", "events", "AUROC", "ECE raw", "ECE", "recall at 1 %")
-    bars = f"bars at k={K}: AUROC >= {BARS['auroc']}, ECE <= {BARS['ece']}"
-    return Table(f"Risk within k rows ({bars}, recall >= {BARS['recall']})", header, tuple(rows))
-
-
-def _bound_table(results: list[dict[str, Any]]) -> Table:
-    rows = []
-    for one in results:
-        for way, told in one["bounds"].items():
-            low, high = told["interval"]
-            kept = told["draws_kept"] / told["draws"]
-            rows.append(
-                (
-                    f"{one['world']} s{one['seed']}",
-                    way,
-                    f"{kept:.1%} ({low:.1%} to {high:.1%})",
-                    f"{told['miss_rate']:.2%}",
-                    _cell(told["margin"]),
-                )
-            )
-    header = ("world", "plans", "draws that keep alpha", "mean miss rate", "margin")
-    title = f"Conformal bound per episode, alpha 0.05 (bar: kept in >= {BARS['draws']:.0%})"
-    return Table(title, header, tuple(rows))
-
-
-def _drift_table(results: list[dict[str, Any]]) -> Table:
-    rows = []
-    for one in results:
-        told = one["drift"]
-        low, high = told["false_alarm_interval"]
-        share = told["false_alarms"] / told["streams"]
-        rows.append(
-            (
-                f"seed {one['seed']}",
-                f"{share:.1%} ({low:.1%} to {high:.1%})",
-                f"{told['wait_median']:.0f}",
-                f"{told['wait_most']}",
-                f"{told['found_within_200']}/{told['streams']}",
-            )
-        )
-    header = ("", "false alarms at 0.05", "median wait", "longest", "found within 200")
-    return Table("Drift: 1,000 quiet scores; then a shift of 1 sd at 1e-4", header, tuple(rows))
-
-
-def _strange_table(results: list[dict[str, Any]]) -> Table:
-    rows = []
-    for one in results:
-        told = one["strangeness"]
-        rows.append((f"{one['world']} s{one['seed']}", "usual", "", f"{told['held']:.1%}"))
-        for name, value in told.items():
-            if isinstance(value, dict):
-                rows.append(("", name, _cell(value["auroc"]), f"{value['held']:.1%}"))
-    header = ("world", "rows", "AUROC", "held at max_ood 2")
-    return Table("Strangeness of single rows, before acting", header, tuple(rows))
-
-
-def _cell(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
 # --- command --------------------------------------------------------------------------------------
 
 
@@ -188,17 +101,18 @@ def main() -> int:
     results = Results(options.out)
     failed = 0
     if options.what == "theory":
-        jobs = [Job("theory", "known law", "none", seed) for seed in options.seeds]
+        jobs = [Job(risk_table.THEORY, "known law", "none", seed) for seed in options.seeds]
         failed = work(jobs, results, settings.to_json(), lambda job: theory(job, settings))
     elif options.what == "worlds":
         jobs = [
-            Job("worlds", world, "default", seed)
+            Job(risk_table.WORLDS, world, "default", seed)
             for seed in options.seeds
             for world in options.worlds
         ]
         models = options.out / "models"
         failed = work(jobs, results, settings.to_json(), lambda job: measure(job, settings, models))
-    report(results)
+    for table in risk_table.tables(results.all()):
+        print(table.text(), end="\n\n", flush=True)
     if failed:
         say(f"{failed} jobs failed")
     return int(failed > 0)
