@@ -85,4 +85,5 @@ def draw_noise(
     """Standard normal noise; with `generator` the only place where chance enters imagination."""
     import torch
 
-    return torch.randn(shape, generator=generator, device=device)
+    # Drawn where the generator is: one on the CPU gives a GPU the same numbers.
+    return torch.randn(shape, generator=generator, device=generator.device).to(device)

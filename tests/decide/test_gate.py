@@ -565,3 +565,18 @@ def test_worse_never_opens_the_gate_in_ten_thousand_cases(
     gate: Gate, evidence: Evidence, way: int, by: float, seat: int
 ) -> None:
     _check_monotone(gate, evidence, way, by, seat)
+
+
+def test_settings_of_numpy_are_kept_as_plain_numbers() -> None:
+    """A record is JSON: a gate that could not be written down would hold for ever."""
+    mine = replace(GATE, limit=np.float64(0.2), max_age=np.float32(1.0), max_horizon=np.int64(15))
+    assert mine.digest == GATE.digest
+    assert type(mine.max_horizon) is int
+
+
+def test_risks_given_as_tensors_hold_with_their_own_reason() -> None:
+    torch = pytest.importorskip("torch")
+    worse = replace(PUSH, risk=torch.tensor([0.5]), risk_bound=torch.tensor([0.5]))
+    decision = GATE.decide(replace(ACTING, candidates=(worse,)), now=NOW)
+    assert decision.reasons[:1] == ("risk",)
+    assert "has risk 0.5, over the limit 0.2" in decision.reason

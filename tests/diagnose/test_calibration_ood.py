@@ -14,7 +14,13 @@ from tests.diagnose.helpers import linear_episodes, make_episode
 
 from bb_wm.config import WorldModelConfig
 from bb_wm.data import EpisodeStore, SequenceSampler
-from bb_wm.diagnose.calibration import OODScore, RiskCalibration, Trail, calibrate
+from bb_wm.diagnose.calibration import (
+    OODScore,
+    RiskCalibration,
+    Trail,
+    TrustedHorizon,
+    calibrate,
+)
 from bb_wm.diagnose.calibration.ood import Whitening, _together
 from bb_wm.diagnose.calibration.tail import Tail
 from bb_wm.diagnose.scores import auroc
@@ -286,3 +292,27 @@ def test_a_world_models_calibration_is_saved_beside_it(model, tmp_path):
     untrained = WorldModel(2, 2, model.config)
     with pytest.raises(CheckpointError, match="fit again"):
         RiskCalibration.load(tmp_path / "calibration.json", untrained)
+
+
+def test_a_trail_is_of_one_batch_and_forgets_what_is_not_a_number(model, score):
+    trail = Trail()
+    many, one = np.zeros((3, 2), np.float32), np.zeros(2, np.float32)
+    score.score(model, many, model.encode(many), many, trail)
+    with pytest.raises(BatchError, match="one trail per episode"):
+        score.score(model, one, model.encode(one), one, trail)
+    assert trail.led.shape == (3, 2)
+    broken = Trail()
+    assert math.isnan(broken.add(np.array([math.nan, 0.0])))
+    assert broken.add(np.zeros(2)) == 0.0
+
+
+def test_bad_numbers_are_refused_and_no_episodes_have_no_scores(model, score):
+    assert score.score_episodes(model, []).shape == (0,)
+    with pytest.raises(ConfigError, match="samples"):
+        OODScore.fit(model, usual(), samples=np.int64(4))
+    for change in ({"stride": 0}, {"samples": 0}, {"event": math.nan}):
+        with pytest.raises(ConfigError, match=next(iter(change))):
+            calibrate(model, usual(), horizons=(1,), **change)
+    for change in ({"context": 0}, {"count": 1}, {"reach": 2.5}, {"reach": True}):
+        with pytest.raises(ConfigError, match=next(iter(change))):
+            TrustedHorizon.fit(model, usual(), **change)

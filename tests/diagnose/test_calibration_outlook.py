@@ -134,8 +134,9 @@ def test_saved_and_loaded_for_its_own_model_only(
 
 
 def test_what_cannot_be_fitted_is_refused(model: WorldModel) -> None:
-    with pytest.raises(ConfigError, match="reach"):
-        Outlook.fit(model, linear_episodes(4, 30, 1), reach=99)
+    for change in ({"reach": 99}, {"reach": True}, {"reach": 2.5}, {"count": 0}):
+        with pytest.raises(ConfigError, match=next(iter(change))):
+            Outlook.fit(model, linear_episodes(4, 30, 1), **change)
     with pytest.raises(DataError, match="hold out more rows"):
         Outlook.fit(model, linear_episodes(2, 12, 1), reach=REACH)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from bb_wm.decide.planners import Enumerate
 from bb_wm.errors import BatchError, ConfigError, LatentError
 from bb_wm.imagine.belief import Belief, systematic
-from bb_wm.imagine.ensemble import Ensemble, tag
+from bb_wm.imagine.ensemble import Ensemble, _Pick, tag
 from bb_wm.imagine.utility import Utility
 from bb_wm.testing.tabular import TabularPOMDP, tiger
 from bb_wm.types import Latent
@@ -219,6 +219,16 @@ def test_an_ensemble_gives_every_row_its_own_member():
             assert reward[i, j] == alone.z[-1]
     with pytest.raises(ConfigError, match="one action_size"):
         Ensemble([tiger(), member(0.5)])
+
+
+def test_rows_of_no_member_stay_nothing_and_noise_may_have_no_size():
+    models = [tiger(0.85), tiger(0.6)]
+    ensemble = Ensemble(models)
+    broken = tag(models[0].latent(torch.zeros(3, dtype=torch.long)), 0).map(lambda x: x * math.nan)
+    assert torch.isnan(ensemble.predict_reward(broken)).all()
+    assert ensemble.predict_reward(broken[:0]).shape == (0,)
+    picked = _Pick(torch.tensor([2, 0]), 2)(torch.zeros(2, 3, 0))
+    assert picked.shape == (2, 0)
 
 
 def test_planning_from_a_belief_weighs_its_particles():

@@ -327,3 +327,19 @@ def test_a_compiler_that_fails_is_said(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(ConfigError, match="no such standard"):
         native.use_native()
     assert list((tmp_path / "cache" / "bb_wm").iterdir()) == []
+
+
+def test_one_action_for_many_latents_and_other_kinds_of_products() -> None:
+    """What torch broadcasts must not be read past its end, nor halves as floats."""
+    config = WorldModelConfig(core=GRU(32), latent=Gaussian(16), hidden=32, budget=None)
+    model = WorldModel(3, 2, config)
+    latent, action = model.encode(normal(4, 40, 3)), normal(4, 40, 2)
+    for one in (action[:, :1], action[:1, :1], action[0, 0]):
+        with torch.no_grad():
+            quick = model.step(latent, one).h
+            bb_wm.use_native(False)
+            slow = model.step(latent, one.expand(4, 40, 2)).h
+            bb_wm.use_native()
+        close(quick, slow)
+    with torch.no_grad(), torch.autocast("cpu", torch.float16):
+        assert bool(torch.isfinite(model.step(latent, action).h).all())

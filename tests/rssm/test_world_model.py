@@ -184,9 +184,23 @@ def test_a_rollout_hears_a_prediction_that_was_overridden() -> None:
     plain = small_model()
     timid = Timid(3, 2, plain.config)
     latent = timid.encode(np.zeros((2, 3), np.float32))
-    assert (timid.rollout(latent, zero_policy, 3).safety == 7.0).all()
+    for mode in ("mode", "shortcut"):
+        assert (timid.rollout(latent, zero_policy, 3, mode=mode).safety == 7.0).all()
     plain.predict_safety = timid.predict_safety  # type: ignore[method-assign]
     assert (plain.rollout(latent, zero_policy, 3).safety == 7.0).all()
+
+
+def test_a_state_of_another_kind_of_device_is_taken_but_for_its_chance() -> None:
+    """A GPU's generator has a state of another size."""
+    model, other = small_model(), small_model()
+    model.update(small_batch())
+    state = {k: v.clone() for k, v in model.state_tensors().items()}
+    for name in ("generator/learning", "generator/imagining"):
+        state[name] = torch.zeros(16, dtype=torch.uint8)
+    other.load_state_tensors(state)
+    assert other.updates == 1
+    latent = model.encode(np.zeros(3, np.float32))
+    assert torch.equal(latent.h, other.encode(np.zeros(3, np.float32)).h)
 
 
 @every_pair

@@ -16,7 +16,7 @@ from bb_wm.data import EpisodeStore
 from bb_wm.data.collecting import collect
 from bb_wm.decide import Enumerate, Gate, Ledger, RandomShooting, Verdict, read_ledger
 from bb_wm.diagnose.calibration import TrustedHorizon, calibrate
-from bb_wm.errors import ConfigError, PolicyError
+from bb_wm.errors import BatchError, ConfigError, PolicyError
 from bb_wm.imagine import Limit, Utility
 from bb_wm.rssm import WorldModel
 from bb_wm.serve.gated_env import GatedEnv
@@ -205,6 +205,22 @@ def test_shadow_and_record_block_nothing(gated, tmp_path) -> None:
         assert [len(episode) for episode in store] == [121, 2]
         assert store[1].truncated
         assert np.array_equal(store[0].safety > 0, episodes[0].safety > 0)
+
+
+@pytest.mark.parametrize("factor", [0.5, 5.0])
+def test_what_was_sent_is_recorded_though_the_world_changes_it(factor: float) -> None:
+    class Rough(PointHazardEnv):
+        def step(self, action):
+            told = super().step(action)
+            action *= factor
+            return told
+
+    episodes = []
+    env = GatedEnv(Rough(), GATE, REST, mode="record", record=episodes.append)
+    play(env)
+    plain = Spy(PointHazardEnv())
+    play(plain)
+    assert np.allclose(episodes[0].action[:-1], np.array(plain.sent))
 
 
 # --- faults: only the fallback may reach the machine -----------------------------------------
@@ -624,6 +640,15 @@ def test_a_calibration_gives_the_bound_and_the_strangeness(gated) -> None:
     if calibration.ood is not None:
         assert judged.evidence.ood is not None
         assert math.isfinite(judged.evidence.ood)
+    with pytest.raises(ConfigError, match="horizon"):
+        ModelEvidence(model, np.zeros(size), bound=calibration, horizon=5)
+    later = ModelEvidence(model, np.zeros(size), bound=calibration, horizon=4, least_rows=2)
+    later.see(obs, None)
+    with pytest.raises(BatchError):
+        later.see(np.full_like(obs, np.nan), np.zeros(later.action_spec.size, np.float32))
+    later.see(obs, None)  # a belief anew, of one row
+    with pytest.raises(ConfigError, match="belief"):
+        later.judge(np.zeros(size, np.float32), observed_at=0.0, deadline=None)
 
 
 def test_what_cannot_be_imagined_so_far_is_held(gated) -> None:

@@ -117,6 +117,9 @@ class Gate:
             if not math.isfinite(value) or (name in at_least_zero and value < 0):
                 wanted = "a finite number" + (" >= 0" if name in at_least_zero else "")
                 raise ConfigError(f"Gate.{name}", expected=wanted, actual=repr(given))
+            if type(given) not in (int, float):  # of numpy or torch: a record is plain JSON
+                whole = name == "max_horizon" and value == int(value)
+                object.__setattr__(self, name, int(value) if whole else value)
         if isinstance(self.max_horizon, bool) or self.max_horizon != int(self.max_horizon):
             raise ConfigError("Gate.max_horizon", expected="an int", actual=self.max_horizon)
         if self.max_horizon < 1:

@@ -245,13 +245,13 @@ RULE = Rule(
         Condition(
             "risk",
             lambda c, o: number(o.risk) <= c.limit,
-            lambda c, o: f"{o.name!r} has risk {o.risk:.3g}, over the limit {c.limit:.3g}",
+            lambda c, o: f"{o.name!r} has risk {number(o.risk):.3g}, over the limit {c.limit:.3g}",
         ),
         Condition(
             "risk_bound",
             lambda c, o: number(o.risk_bound) <= c.limit,
             lambda c, o: (
-                f"{o.name!r} may have risk {o.risk_bound:.3g}, over the limit {c.limit:.3g}"
+                f"{o.name!r} may have risk {number(o.risk_bound):.3g}, over the limit {c.limit:.3g}"
             ),
         ),
         Condition(

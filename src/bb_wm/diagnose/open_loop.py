@@ -310,7 +310,8 @@ def context_batch(model: OpenLoopModel, windows: Windows) -> Batch:
     }
     from bb_wm.data import as_batch
 
-    batch: Batch = as_batch(raw, model.obs_spec, model.action_spec, learn=False)
+    device = getattr(model, "device", "cpu")
+    batch: Batch = as_batch(raw, model.obs_spec, model.action_spec, learn=False, device=device)
     return batch
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -138,7 +139,8 @@ class Ensemble:
         out: dict[str, Tensor] = {}
         for number, member in enumerate(self.members):
             rows = (owner == number).nonzero()[:, 0]
-            if rows.numel() == 0:
+            last = number + 1 == len(self.members)
+            if rows.numel() == 0 and (out or not last):  # somebody must say what an answer is like
                 continue
             mine = flat[rows]
             mine = replace(mine, h=mine.h[..., 1:])
@@ -158,7 +160,8 @@ class _Pick:
         self.rows, self.lead = rows, lead
 
     def __call__(self, values: Tensor) -> Tensor:
-        return values.reshape(-1, *values.shape[self.lead :])[self.rows]
+        count = math.prod(values.shape[: self.lead])  # given: of nothing wide it cannot be inferred
+        return values.reshape(count, *values.shape[self.lead :])[self.rows]
 
 
 def tag(latent: Latent, member: int) -> Latent:

@@ -84,7 +84,7 @@ def reach(continuation: Tensor) -> Tensor:
 def _action(dynamics: Dynamics, policy: Policy | Tensor, latent: Latent, k: int) -> Tensor:
     if isinstance(policy, torch.Tensor):
         return policy[..., k, :]
-    versions = (latent.h._version, latent.z._version)
+    versions = _versions(latent)
     try:
         action = policy(latent)
     except BBWMError:
@@ -97,7 +97,7 @@ def _action(dynamics: Dynamics, policy: Policy | Tensor, latent: Latent, k: int)
             hint="the original error is the cause of this one.",
             step=k,
         ) from error
-    if (latent.h._version, latent.z._version) != versions:
+    if _versions(latent) != versions:
         raise PolicyError(
             f"policy at step {k}",
             expected="to leave the latent unchanged",
@@ -106,6 +106,11 @@ def _action(dynamics: Dynamics, policy: Policy | Tensor, latent: Latent, k: int)
             step=k,
         )
     return check_policy_action(action, (*latent.batch_shape, dynamics.action_size), latent.h, k)
+
+
+def _versions(latent: Latent) -> list[int]:
+    """How often h and z were written to; inference tensors do not count it."""
+    return [part._version for part in (latent.h, latent.z) if not part.is_inference()]
 
 
 def check_policy_action(action: object, shape: tuple[int, ...], like: Tensor, k: int) -> Tensor:

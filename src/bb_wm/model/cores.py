@@ -109,7 +109,7 @@ class GRUModule(CoreModule):
     def forward(
         self, h: Tensor, z: Tensor, memory: Tensor, projected: Tensor
     ) -> tuple[Tensor, Tensor]:
-        if native.ready(h, self.size):
+        if native.ready(h, self.size) and z.shape[:-1] == h.shape[:-1]:
             return self._quickly(h, z, projected), memory
         x = F.silu(self.from_z(z) + projected)
         gates = self.gates(torch.cat([x, h], dim=-1))
@@ -120,7 +120,8 @@ class GRUModule(CoreModule):
 
     def _quickly(self, h: Tensor, z: Tensor, projected: Tensor) -> Tensor:
         """The next h by `bb_wm.model.native`, without autograd."""
-        rows, entered = h.flatten(0, -2), (projected + self.from_z.bias).flatten(0, -2)
+        rows, entered = h.flatten(0, -2), projected + self.from_z.bias
+        entered = entered.expand(*h.shape[:-1], self.size).flatten(0, -2)
         factor = operand(self.gates.weight)
         entry = rows.new_empty(len(rows), 2 * self.size, dtype=factor.dtype)
         told = product_of_latent(rows[:, :0], z, self.from_z.weight, self.from_z.hots)

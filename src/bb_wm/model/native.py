@@ -81,6 +81,7 @@ def fits(like: Tensor, *sizes: int) -> bool:
         and like.dtype == torch.float32
         and like.device.type == "cpu"
         and not any(size % LANES for size in sizes)
+        and not torch.is_autocast_enabled("cpu")  # products may then be of any kind
         and not torch.compiler.is_compiling()
     )
 

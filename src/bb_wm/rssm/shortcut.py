@@ -8,14 +8,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from bb_wm.model.network import Network
+    from bb_wm.rssm.world_model import WorldModel
     from bb_wm.types import Latent
 
 
 class ShortcutDynamics:
-    """The direct path as `protocols.Dynamics`; deterministic, for latents that carry a sight."""
+    """The direct path as `protocols.Dynamics`; deterministic, for latents that carry a sight.
 
-    def __init__(self, network: Network) -> None:
-        self._network = network
+    Rewards, risks and continuations are the model's, as it predicts them of any latent.
+    """
+
+    def __init__(self, network: Network, model: WorldModel) -> None:
+        self._network, self._model = network, model
 
     @property
     def noise_size(self) -> int:
@@ -30,13 +34,13 @@ class ShortcutDynamics:
         return self._network.rssm.shortcut_step(latent, action)[0]
 
     def predict_reward(self, latent: Latent) -> Tensor:
-        return self._network.predict_reward(latent)
+        return self._model.predict_reward(latent)
 
     def predict_safety(self, latent: Latent) -> Tensor:
-        return self._network.predict_safety(latent)
+        return self._model.predict_safety(latent)
 
     def predict_outcomes(self, latent: Latent) -> tuple[Tensor, Tensor, Tensor]:
-        return self._network.predict_outcomes(latent)
+        return self._model.predict_outcomes(latent)
 
     def predict_continue(self, latent: Latent) -> Tensor:
-        return self._network.predict_continue(latent)
+        return self._model.predict_continue(latent)

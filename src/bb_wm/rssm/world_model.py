@@ -26,7 +26,13 @@ from bb_wm.model.losses import LossTerms
 from bb_wm.model.objective import Noise, evaluate_terms
 from bb_wm.model.optimiser import Optimiser, OptimiserSettings, Rate
 from bb_wm.protocols import draw_noise
-from bb_wm.rssm.build import build_network, check_compiler, check_same_tensors, find_device
+from bb_wm.rssm.build import (
+    GENERATOR,
+    build_network,
+    check_compiler,
+    check_same_tensors,
+    find_device,
+)
 from bb_wm.rssm.inputs import as_actions, as_flat_action, check_latent
 from bb_wm.rssm.shortcut import ShortcutDynamics
 from bb_wm.types import ActionSpec, Batch, Latent, ObsSpec, Trajectory
@@ -248,7 +254,7 @@ class WorldModel:
     @property
     def shortcut(self) -> ShortcutDynamics:
         """The shortcut path as dynamics of its own, to plan with."""
-        return ShortcutDynamics(self._network)
+        return ShortcutDynamics(self._network, self)
 
     def _check_horizon(self, horizon: object) -> None:
         if isinstance(horizon, bool) or not isinstance(horizon, int) or horizon < 1:
@@ -400,8 +406,7 @@ class WorldModel:
         generators and counters. Tensors are the model's own: copy them before changing them."""
         return {
             **self._optimiser.state(),
-            "generator/learning": self._learning.get_state(),
-            "generator/imagining": self._imagining.get_state(),
+            **{GENERATOR + name: one.get_state() for name, one in self._generators().items()},
             "updates": torch.tensor(self.updates),
         }
 
@@ -409,9 +414,15 @@ class WorldModel:
         """Put a state back; CheckpointError listing the differences, before anything changed."""
         check_same_tensors(self.state_tensors(), tensors)
         self._optimiser.load_state(dict(tensors))
-        self._learning.set_state(tensors["generator/learning"].cpu())
-        self._imagining.set_state(tensors["generator/imagining"].cpu())
+        for name, generator in self._generators().items():
+            state = tensors[GENERATOR + name].cpu()
+            # Of another kind of device it cannot go on: chance begins at the seed there.
+            if state.shape == generator.get_state().shape:
+                generator.set_state(state)
         self.updates = int(tensors["updates"])
+
+    def _generators(self) -> dict[str, torch.Generator]:
+        return {"learning": self._learning, "imagining": self._imagining}
 
     def describe(self) -> dict[str, Any]:
         """What is needed beside the tensors to build the model again, as plain JSON."""

@@ -163,7 +163,8 @@ class GatedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         action = copy.deepcopy(action)  # the agent keeps no hand on it while it is judged
         sent, gated = self._gated(action, arrived)
         before = self._obs
-        obs, reward, terminated, truncated, info = self.env.step(sent)
+        # A copy: what was sent goes on record, whatever the environment does with its own.
+        obs, reward, terminated, truncated, info = self.env.step(copy.deepcopy(sent))
         self._obs = copy.deepcopy(obs)
         if self.mode is not Mode.RECORD:
             self._rows.append(_Row(self._obs, self._flat_or_none(sent), self._now()))

@@ -134,6 +134,11 @@ class ModelEvidence:
                     expected=f"at most {trust.reach}, what `trust` was fitted for",
                     actual=self.horizon,
                 )
+        fitted = getattr(bound, "horizons", None)
+        if fitted is not None and self.horizon not in fitted:
+            raise ConfigError(
+                "horizon", expected=f"one that `bound` knows: {list(fitted)}", actual=self.horizon
+            )
         self._policy, self._digest = policy, digest
         self._generator = torch.Generator().manual_seed(seed)
         self.begin()
@@ -154,6 +159,8 @@ class ModelEvidence:
             raise ConfigError(
                 "done", expected="an action for every row but the first", actual=repr(done)
             )
+        if done is None:
+            self.begin()
         action = None if done is None or before is None else torch.from_numpy(done).to(before.h)
         self._strange = self._strangeness(obs, before, action)
         with torch.no_grad():
@@ -213,7 +220,7 @@ class ModelEvidence:
 
     def _far(self, latent: Latent, actions: Tensor) -> int | None:
         """Rows that all candidates [C, H, A] may be imagined; None where nobody says."""
-        if self._trust is None:
+        if self._trust is None or not len(actions):
             return None
         assert isinstance(self.model, WorldModel)
         with stage("trust"):

@@ -15,6 +15,7 @@ from bb_wm.diagnose.calibration.ood import OODScore
 from bb_wm.diagnose.calibration.risk import RiskCalibration, watch
 from bb_wm.diagnose.calibration.sealed import model_digest
 from bb_wm.errors import BatchError, ConfigError, DataError
+from bb_wm.model.stochastic import check_int
 from bb_wm.rssm import WorldModel
 
 if TYPE_CHECKING:
@@ -47,6 +48,10 @@ def calibrate(
     fitted.
     """
     wanted = _check_horizons(horizons)
+    check_int("samples", samples, low=1, high=100_000)
+    check_int("stride", stride, low=1, high=10**9)
+    if not math.isfinite(event):
+        raise ConfigError("event", expected="a finite risk", actual=event)
     labels = [EVERYTHING] * len(episodes) if groups is None else list(groups)
     if len(labels) != len(episodes):
         raise BatchError("groups", expected=f"{len(episodes)} names", actual=len(labels))

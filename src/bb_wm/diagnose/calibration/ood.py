@@ -21,7 +21,8 @@ import torch
 from bb_wm.data.door import as_obs
 from bb_wm.data.padding import pad
 from bb_wm.diagnose.calibration.tail import Tail
-from bb_wm.errors import CheckpointError, ConfigError, DataError, InputTypeError
+from bb_wm.errors import BatchError, CheckpointError, DataError, InputTypeError
+from bb_wm.model.stochastic import check_int
 from bb_wm.protocols import draw_noise
 from bb_wm.rssm.inputs import as_flat_action
 
@@ -101,11 +102,20 @@ class Trail:
     def add(self, white: Array) -> Array:
         """One row's whitened jump [*batch, S]; the mean square of where all lead, [*batch].
 
-        About 1 where jumps are like the data's and have nothing to do with one another.
+        About 1 where jumps are like the data's and have nothing to do with one another; NaN where
+        this one is, which is not remembered. Raises BatchError for another batch than before.
         """
-        led = _KEEP * self.led + np.clip(white, -_MOST, _MOST)
+        if self.weight and np.shape(self.led) != white.shape:
+            raise BatchError(
+                "trail",
+                expected=f"jumps {list(np.shape(self.led))} as in the rows before",
+                actual=list(white.shape),
+                hint="one trail per episode or batch of them; begin() forgets.",
+            )
+        known = np.isfinite(white)
+        led = _KEEP * self.led + np.where(known, np.clip(white, -_MOST, _MOST), 0.0)
         self.led, self.weight = led, _KEEP**2 * self.weight + 1
-        return np.asarray((led**2).mean(-1) / self.weight)
+        return np.where(known.all(-1), (led**2).mean(-1) / self.weight, np.nan)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -139,8 +149,7 @@ class OODScore:
         The first half gives the whitenings and the scale of each sign, the second half the final
         p-values. Raises DataError with fewer episodes or none of two rows.
         """
-        if samples < 1:
-            raise ConfigError("samples", expected="at least 1", actual=samples)
+        check_int("samples", samples, low=1, high=10_000)
         usable = [episode for episode in episodes if len(episode) > 1]
         if len(usable) < 4:
             raise DataError("episodes", expected="at least 4 of two rows", actual=len(usable))
@@ -183,6 +192,8 @@ class OODScore:
 
     def score_episodes(self, model: WorldModel, episodes: Sequence[Episode]) -> Array:
         """Strangeness [N] of every row but the first of recorded episodes, one after another."""
+        if not any(len(episode) > 1 for episode in episodes):
+            return np.zeros(0)
         rows = _Rows.of(model, episodes, self.samples, self.seed)
         return self.later.strangeness(_together(self.tails, rows.signs(self.place, self.jump)))
 

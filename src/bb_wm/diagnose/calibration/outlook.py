@@ -24,7 +24,9 @@ from bb_wm.diagnose.calibration.sealed import (
 )
 from bb_wm.diagnose.open_loop import context_batch, future_actions, passes
 from bb_wm.diagnose.windows import cut_windows, plan_windows
-from bb_wm.errors import BatchError, CheckpointError, ConfigError, DataError
+from bb_wm.errors import BatchError, CheckpointError, DataError
+from bb_wm.model.stochastic import check_int
+from bb_wm.protocols import draw_noise
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,8 +83,8 @@ class Outlook:
         """
         limit = model.config.max_horizon
         rows = limit if reach is None else reach
-        if not 1 <= rows <= limit:
-            raise ConfigError("reach", expected=f"1..{limit}", actual=reach)
+        check_int("reach", rows, low=1, high=limit)
+        check_int("count", count, low=1, high=10**9)
         plan = plan_windows(
             [len(e) for e in episodes], context=context, horizons=range(1, rows + 1)
         )
@@ -135,9 +137,12 @@ class Outlook:
         count: int = SAMPLES,
         generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
-        """`count` samples per key [*batch, count, K, *shape]; arguments as `expect`'s."""
+        """`count` samples per key [*batch, count, K, *shape]; arguments as `expect`'s. Without a
+        generator they have the same luck every time."""
         slow, centre = self._paths(model, latent, actions)
         lead = len(latent.batch_shape)
+        if generator is None:
+            generator = torch.Generator().manual_seed(count)
         with torch.no_grad():
             found = _sampled(model, latent, actions, count, generator)
         for key in self.width:
@@ -257,14 +262,14 @@ def _sampled(
     latent: Latent,
     actions: Tensor,
     count: int,
-    generator: torch.Generator | None,
+    generator: torch.Generator,
 ) -> dict[str, Tensor]:
     """o ~ p(o | h, z) of sampled latents, per key [*batch, count, K, *shape]."""
     lead = len(latent.batch_shape)
     wide = actions.unsqueeze(lead).expand(*latent.batch_shape, count, *actions.shape[-2:])
     imagined = model.rollout(latent.expand(count), wide, mode="sample", generator=generator)
     shape = (*imagined.latents.batch_shape, model.obs_noise_size)
-    noise = torch.randn(shape, generator=generator, device=model.device)
+    noise = draw_noise(shape, generator, model.device)
     return dict(model.imagine_obs(imagined.latents, noise))
 
 

@@ -27,6 +27,7 @@ from bb_wm.diagnose.calibration.sealed import (
     write_sealed,
 )
 from bb_wm.errors import BatchError, CheckpointError, ConfigError, DataError
+from bb_wm.model.stochastic import check_int
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -110,8 +111,9 @@ class TrustedHorizon:
             if not 0 < value < high:
                 raise ConfigError(name, expected=f"in (0, {high})", actual=value)
         rows = model.config.max_horizon if reach is None else reach
-        if not 1 <= rows <= model.config.max_horizon:
-            raise ConfigError("reach", expected=f"1..{model.config.max_horizon}", actual=reach)
+        check_int("reach", rows, low=1, high=model.config.max_horizon)
+        check_int("context", context, low=1, high=10**6)
+        check_int("count", count, low=2, high=10**9)
         usable = [episode for episode in episodes if len(episode) > 1]
         if len(usable) < 4:
             raise DataError("episodes", expected="at least 4 of two rows", actual=len(usable))
@@ -290,10 +292,10 @@ def cases_of(
     parts: list[tuple[Array, ...]] = []
     for chunk, starts in by_chunk.items():
         batch = pad(episodes[chunk * _CHUNK : (chunk + 1) * _CHUNK], model.device)
-        episode, row = (torch.tensor(column) for column in zip(*starts, strict=True))
-        index = (row[:, None] + torch.arange(1, reach + 1)).clamp_max(batch.shape[1] - 1)
-        real = batch.valid[episode[:, None], index]
-        real = real & (row[:, None] + torch.arange(1, reach + 1) < batch.shape[1])
+        episode, row = torch.tensor(starts, device=model.device).T
+        ahead = row[:, None] + torch.arange(1, reach + 1, device=model.device)
+        index = ahead.clamp_max(batch.shape[1] - 1)
+        real = batch.valid[episode[:, None], index] & (ahead < batch.shape[1])
         with torch.no_grad():
             latents = model.filter(batch)
         actions = batch.action[episode[:, None], index - 1]
