@@ -101,17 +101,17 @@ def main() -> int:
     results = Results(options.out)
     failed = 0
     if options.what == "theory":
-        jobs = [Job(risk_table.THEORY, "known law", "none", seed) for seed in options.seeds]
+        jobs = [Job(risk_table.PART, "known law", "none", seed) for seed in options.seeds]
         failed = work(jobs, results, settings.to_json(), lambda job: theory(job, settings))
     elif options.what == "worlds":
         jobs = [
-            Job(risk_table.WORLDS, world, "default", seed)
+            Job(risk_table.PART, world, "default", seed)
             for seed in options.seeds
             for world in options.worlds
         ]
         models = options.out / "models"
         failed = work(jobs, results, settings.to_json(), lambda job: measure(job, settings, models))
-    for table in risk_table.tables(results.all()):
+    for table in risk_table.tables(list(results.all())):
         print(table.text(), end="\n\n", flush=True)
     if failed:
         say(f"{failed} jobs failed")
