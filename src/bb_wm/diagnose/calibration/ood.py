@@ -319,9 +319,9 @@ class _Rows:
 
 
 def _together(tails: Mapping[str, Tail], raw: Mapping[str, Array]) -> Array:
-    """The sum of -log p over the signs, going on beyond what was ever seen: strange in one or a
-    little strange in all."""
-    return np.asarray(sum(tails[name].grade(raw[name]) for name in SIGNS))
+    """-log10 p of the strangest sign, going on beyond what was ever seen: a shift shows in one sign
+    or another, and in a sum those that see nothing drown it."""
+    return np.asarray(np.max([tails[name].grade(raw[name]) for name in SIGNS], axis=0))
 
 
 def _surprise(
