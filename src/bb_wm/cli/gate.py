@@ -27,7 +27,7 @@ within the risk limit, and holds otherwise. Every strategy plays the same episod
 model. Decisions and what they earned go to a ledger: bb-wm ledger shows it.
 
 Examples
-  bb-wm train ToolDesk --batch-size 128 --length 6 --updates 5000 --rows 600000
+  bb-wm train ToolDesk --batch-size 128 --length 6 --updates 4500 --rows 600000
   bb-wm gate runs/ToolDesk
   bb-wm gate runs/ToolDesk --episodes 1000 --depth 1 --limit 0.3
 """

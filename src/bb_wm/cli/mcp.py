@@ -32,9 +32,11 @@ same tools. stdout belongs to the protocol; what bb-wm has to say goes to stderr
 
 Examples
   bb-wm mcp --server "mcp-server-git --repository /src/app" --mode record --out rec/git
-  bb-wm train rec/git --run runs/git
-  bb-wm mcp --server "mcp-server-git --repository /src/app" --mode shadow --run runs/git
-  bb-wm mcp --server "mcp-server-git --repository /src/app" --mode enforce --run runs/git --person
+  bb-wm train rec/git --run runs/git --preset tiny --model.objective.safety 10
+  bb-wm mcp --server "mcp-server-git --repository /src/app" --mode shadow --run runs/git \
+      --out rec/git
+  bb-wm mcp --server "mcp-server-git --repository /src/app" --mode enforce --run runs/git \
+      --out rec/git --person
 
 The gate is advisory: not a safety function in the sense of ISO 13849 / IEC 61508; it needs an
 independent stop.

@@ -81,6 +81,12 @@ def run(arguments: Arguments) -> int:
         seed=arguments.seed,
         outlook=outlook_of(here, model),
     )
+    drawn = next(iter(traces.paths.values())).shape[1]
+    if drawn < arguments.horizon:
+        print(
+            f"Note: {drawn} rows are drawn of {arguments.horizon}: as far as the model and the "
+            "episodes go."
+        )
     folder = Path(arguments.out) if arguments.out else here.folder / "rollout"
     for line in _draw(traces, durable.make_directory(folder)):
         print(line)

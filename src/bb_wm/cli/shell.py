@@ -36,7 +36,7 @@ _CONFLICT_ERRORS: Final = (LockError, CheckpointError)
 
 
 class RunConflictError(BBWMError, FileExistsError):
-    """The run folder is in the way: it holds another run, or none where one was named."""
+    """The run folder does not fit: there is none of that name, or it holds another run."""
 
 
 def exit_code(error: BBWMError) -> int:

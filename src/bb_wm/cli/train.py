@@ -15,6 +15,7 @@ from bb_wm.cli.origins import Reading, find_origin
 from bb_wm.cli.presets import PresetName, chosen_preset, preset_table, within_budget, without_budget
 from bb_wm.cli.words import parse_words
 from bb_wm.config import WorldModelConfig
+from bb_wm.errors import ConfigError
 from bb_wm.learn.settings import TrainSettings
 
 EXAMPLES: Final = f"""
@@ -56,7 +57,7 @@ class Arguments:
     workers: int = 1
     """Processes that collect rows; the rows are the same with any number."""
     beyond_budget: bool = False
-    """Let sizes and horizon leave the ranges of the specification's section 5."""
+    """Allow horizons outside 5..15 and sizes outside 32..128."""
     training: Annotated[TrainSettings, tyro.conf.arg(name="")] = field(
         default_factory=TrainSettings
     )
@@ -99,6 +100,13 @@ def run(arguments: Arguments) -> int:
     # Refused before a folder is made, where a setting is wrong.
     model = WorldModel(origin.obs_spec, origin.action_spec, settled, device=arguments.device)
     config = model.describe()
+    if arguments.resume and not arguments.run:
+        raise ConfigError(
+            "--resume",
+            expected="--run FOLDER beside it",
+            actual="no folder",
+            hint=f"or: bb-wm resume runs/{origin.name}",
+        )
     folder = Path(arguments.run) if arguments.run else runs.free_folder(origin.name)
     if arguments.resume:
         here = runs.open_run(folder)

@@ -119,7 +119,7 @@ def _resolved(path: Path, table: Mapping[str, Any], columns: TableColumns) -> Ta
             path.name,
             expected=f"columns {absent or ['obs.*']}",
             actual=f"columns {list(table)[:12]}",
-            hint="name yours with TableColumns(obs=(...), action=(...), ...).",
+            hint="name yours: --columns.obs A B --columns.action C (in Python TableColumns).",
         )
     return TableColumns(
         columns.episode,

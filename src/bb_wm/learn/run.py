@@ -85,6 +85,7 @@ class Run:
                 "run",
                 expected=f"a run folder with {_INFO}",
                 actual=f"{place}, which {'has none' if place.exists() else 'does not exist'}",
+                hint="`bb-wm train WORLD` makes one, below runs/.",
             )
         raw = durable.read_file(place / _INFO, error=DataError, field=_INFO, max_bytes=1 << 20)
         data = durable.load_json(raw, error=DataError, field=_INFO)

@@ -65,7 +65,7 @@ class TrainSettings:
     best_metric: str = "nrmse_10"
     """The held-out number that is to become small; its best is kept."""
     probe: bool = True
-    """Whether the alignment probe is asked before the first update."""
+    """Ask the alignment probe before the first update (--no-probe: do not)."""
     bad_batch_limit: float = 0.05
     """Share of refused batches at which training halts."""
     skip_limit: int = 10

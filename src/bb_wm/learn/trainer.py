@@ -204,6 +204,9 @@ class Trainer:
         if self.state.evaluated != self.state.update:
             self._judge()
         self._save()
+        if self.state.update > goal:
+            done = f"{self.state.update} updates are done, {goal} were asked for"
+            return "finished", f"Nothing to train: {done}."
         return "finished", f"Trained {goal} updates."
 
     def _one_batch(self) -> bool:

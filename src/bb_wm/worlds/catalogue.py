@@ -190,7 +190,7 @@ def _by_gymnasium_id(name: str) -> World:
     if spec is None:
         raise ConfigError(
             "world",
-            expected="a world, a Gymnasium id or module:Env-v0",
+            expected="a world, a Gymnasium id, module:Env-v0, or a file or folder of recordings",
             actual=repr(name),
             hint=_nearest(plain),
         )
@@ -215,13 +215,15 @@ def _import_registrations(name: str, module: str) -> None:
             f"world {name!r}",
             expected=f"the module {module!r}",
             actual=f"{type(error).__name__}: {error}",
-            hint="install the package that registers this environment.",
+            hint="install what registers it, or run where Python finds it (PYTHONPATH).",
         ) from error
 
 
 def _nearest(name: str) -> str:
     import gymnasium
 
+    if "/" in name or name.lower().endswith((".csv", ".parquet", ".npz", ".hdf5")):
+        return "there is no file or folder of that name here."
     known = [world.name for world in WORLDS] + list(gymnasium.registry)
     lower = {entry.lower(): entry for entry in known}
     close = difflib.get_close_matches(name.lower(), list(lower), n=3, cutoff=0.5)
