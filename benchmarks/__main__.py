@@ -14,5 +14,9 @@ PARTS = {
     "instructions": instructions.main,
     "overhead": overhead.main,
 }
-part = PARTS.get(sys.argv[1]) if len(sys.argv) > 1 else None
+named = sys.argv[1] if len(sys.argv) > 1 else "--help"
+if not named.startswith("-") and named not in (*PARTS, *foundation.COMMANDS):
+    known = ", ".join(sorted((*PARTS, *foundation.COMMANDS)))
+    raise SystemExit(f"python -m benchmarks: no part {named!r}; there are {known}")
+part = PARTS.get(named)
 raise SystemExit(foundation.main() if part is None else part(sys.argv[2:]))

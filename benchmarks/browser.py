@@ -67,7 +67,9 @@ def run(options: argparse.Namespace, out: Path) -> dict[str, Any]:
 
 def main() -> int:
     words = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        prog="python -m benchmarks.browser",
+        description=__doc__.splitlines()[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     words.add_argument("--task", default="click-dialog-2", help="of `bb-wm worlds --domain ui`")
     words.add_argument("--record", type=int, default=500, help="episodes to watch")

@@ -130,7 +130,9 @@ def own_time() -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.evsi", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--replications", type=int, default=100)
     parser.add_argument("--particles", type=int, nargs="+", default=[256, 1024])
     parser.add_argument("--case", nargs="+", default=list(CASES))

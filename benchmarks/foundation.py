@@ -9,6 +9,9 @@
 
 Started again, a command goes on where it stopped; started twice, the processes share the work.
 One thread per process. Results made with other settings (--updates, --rows ...) are measured anew.
+
+Commands of their own, `python -m benchmarks.NAME --help`: browser, domains, evsi, long_rollouts,
+pixels, promotion, risk, smells, speed, tooldesk, tools; and `python benchmarks/planning.py --help`.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from benchmarks.results import Job, Results, say, work
 from benchmarks.training import PRESETS, Settings
 
 ROOT = Path(__file__).resolve().parents[1]
+COMMANDS = ("exact", "worlds", "import-time", "report")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -347,7 +347,9 @@ def line(row: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.promotion", description=__doc__.split("\n")[0]
+    )
     parser.add_argument("what", nargs="?", choices=["both", "chain", "point"], default="both")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="write the rows here too")

@@ -85,7 +85,9 @@ def _drift(random: np.random.Generator, streams: int = 200) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.risk",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("what", choices=["theory", "worlds", "report"])
     parser.add_argument("--out", type=Path, default=ROOT / "bench-out" / "risk")

@@ -250,7 +250,9 @@ def cases(options: argparse.Namespace) -> Iterator[tuple[str, str]]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.speed", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--shapes", default=DEFAULT_SHAPES, help=f"of {', '.join(SHAPES)}")
     parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--against", type=Path, help="another checkout to compare with")

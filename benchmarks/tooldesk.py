@@ -162,7 +162,9 @@ def judge(model: WorldModel, options: argparse.Namespace, seed: int) -> dict[str
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.tooldesk", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--episodes", type=int, default=300_000)
     parser.add_argument("--minutes", type=float, default=10.0, help="of processor time to learn")
     parser.add_argument("--updates", type=int, default=10**9, help="at most so many")
