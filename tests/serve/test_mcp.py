@@ -344,3 +344,8 @@ def test_a_server_that_is_no_command_is_refused() -> None:
         with pytest.raises(ConfigError):
             transport_of(word)
     assert transport_of("https://example.org/mcp") == "https://example.org/mcp"
+
+
+def test_a_server_that_is_not_there_is_named_before_anything_is_started() -> None:
+    with pytest.raises(ConfigError, match="no-such-server.*PATH"):
+        transport_of("no-such-server --repository .")

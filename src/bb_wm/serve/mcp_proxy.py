@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import shlex
+import shutil
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -243,4 +244,11 @@ def transport_of(server: str) -> Any:
         raise ConfigError("--server", expected="a command line", actual=error) from error
     if not words:
         raise ConfigError("--server", expected="a command line or a URL", actual=repr(server))
+    if shutil.which(words[0]) is None:
+        raise ConfigError(
+            "--server",
+            expected="a command that can be run, or an http(s) URL",
+            actual=repr(words[0]),
+            hint="is it installed, and on the PATH of this process?",
+        )
     return StdioTransport(words[0], words[1:])
