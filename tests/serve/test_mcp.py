@@ -347,5 +347,5 @@ def test_a_server_that_is_no_command_is_refused() -> None:
 
 
 def test_a_server_that_is_not_there_is_named_before_anything_is_started() -> None:
-    with pytest.raises(ConfigError, match="no-such-server.*PATH"):
+    with pytest.raises(ConfigError, match=r"no-such-server.*PATH"):
         transport_of("no-such-server --repository .")
