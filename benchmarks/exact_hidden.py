@@ -141,7 +141,8 @@ class ExactPhysics:
 
     def _mean(self, seen: Array, past: Array, future: Array) -> Array:
         """Rows [K, columns] expected after rows [C, columns], over the states of the first."""
-        state, weight = self._states, self._weighed(self._states, seen, past, _TEMPERS[0])
+        state = self._states  # drawn from what is usual, which counts once they are drawn anew
+        weight = _normal(self._fit(state, seen, past) / _TEMPERS[0])
         for temper in _TEMPERS[1:]:
             centre = state @ weight
             away = state - centre[:, None]
@@ -149,19 +150,23 @@ class ExactPhysics:
             drawn = self._random.standard_normal((len(centre), DRAWS))
             state = centre[:, None] + _WIDER * spread @ drawn
             drawn_for = 0.5 * (drawn**2).sum(axis=0)
-            weight = self._weighed(state, seen, past, temper, drawn_for)
+            fit = self._fit(state, seen, past) / temper
+            weight = _normal(fit + drawn_for - self._unusual(state))
         rows = self.physics.roll(state, np.concatenate([past, future]))[:, len(seen) :]
         return np.asarray(np.einsum("n,nkc->kc", weight, rows))
 
-    def _weighed(
-        self, state: Array, seen: Array, past: Array, temper: float, drawn_for: Array | float = 0.0
-    ) -> Array:
-        """Weights [N] of states of the first row, summing to 1."""
+    def _fit(self, state: Array, seen: Array, past: Array) -> Array:
+        """Log-likelihood [N] of the rows seen, from states of the first."""
         off = (self.physics.roll(state, past) - seen) / self._noise
-        log = -0.5 * (off**2).sum(axis=(1, 2)) / temper + drawn_for
-        # The recorded states are drawn from what is usual: it counts once they are drawn anew.
-        if not np.isscalar(drawn_for):
-            away = state - self._usual
-            log = log - 0.5 * np.einsum("sn,st,tn->n", away, self._inverse, away)
-        weight = np.exp(log - log.max())
-        return np.asarray(weight / weight.sum())
+        return np.asarray(-0.5 * (off**2).sum(axis=(1, 2)))
+
+    def _unusual(self, state: Array) -> Array:
+        """-log of the prior [N] but for a constant; 0 where it is not normal."""
+        away = state - self._usual
+        return np.asarray(0.5 * np.einsum("sn,st,tn->n", away, self._inverse, away))
+
+
+def _normal(log: Array) -> Array:
+    """Weights [N] that sum to 1."""
+    weight = np.exp(log - log.max())
+    return np.asarray(weight / weight.sum())

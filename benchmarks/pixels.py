@@ -24,10 +24,9 @@ from bb_wm.diagnose import evaluate
 from bb_wm.diagnose.baselines import Persistence
 from bb_wm.diagnose.evaluation import Evaluation
 from bb_wm.diagnose.tables import Table
-from benchmarks.quality_rows import Rules, gather
+from benchmarks.quality_rows import Rules, gather, train_ours
 from benchmarks.report import _spread
 from benchmarks.results import Job, Results, say, work
-from benchmarks.training import train
 
 ROOT = Path(__file__).resolve().parents[1]
 WORLDS = ("Pendulum-v1@32px", "Pendulum-v1@64px", "CartPole-v1@32px", "CartPole-v1@64px")
@@ -82,15 +81,7 @@ def measure(job: Job, settings: Settings) -> Mapping[str, Any]:
         updates=settings.updates, rows=settings.rows, heldout_rows=2_000, validation_rows=100
     )
     data = gather(job.world, job.seed, rules)
-    model, result = train(
-        WorldModelConfig(seed=job.seed),
-        data.obs_spec,
-        data.action_spec,
-        data.training,
-        rules.training,
-        seed=job.seed,
-        label=job.label,
-    )
+    model, result = train_ours(WorldModelConfig(seed=job.seed), job, rules, data)
     evaluation = evaluate(
         model,
         data.held,

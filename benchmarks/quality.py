@@ -42,9 +42,9 @@ from bb_wm.rssm import WorldModel
 from bb_wm.types import Episode
 from benchmarks import exact_hidden, exact_worlds, quality_spread, quality_table
 from benchmarks.peers import TRAINED, Effort, Peer
-from benchmarks.quality_rows import Data, Rules, gather, reaching
+from benchmarks.quality_rows import Data, Rules, gather, reaching, train_ours
 from benchmarks.results import Job, Results, say, work
-from benchmarks.training import Progress, train
+from benchmarks.training import Progress
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = "ours"
@@ -171,15 +171,7 @@ def measure(job: Job, rules: Rules, rates: Sequence[float]) -> dict[str, Any]:
 
 def _measure_ours(job: Job, rules: Rules, data: Data) -> dict[str, Any]:
     clock = _Clock()
-    model, result = train(
-        WorldModelConfig(seed=job.seed),
-        data.obs_spec,
-        data.action_spec,
-        data.training,
-        rules.training,
-        seed=job.seed,
-        label=job.label,
-    )
+    model, result = train_ours(WorldModelConfig(seed=job.seed), job, rules, data)
     cost = clock.read()
     evaluation = evaluate(
         model, data.held, baselines=[], modes=MODES, **_window_rules(rules), seed=job.seed

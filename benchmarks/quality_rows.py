@@ -9,12 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from bb_wm.config import WorldModelConfig
 from bb_wm.data import collect
 from bb_wm.diagnose.windows import SHORT_CONTEXT, plan_windows
+from bb_wm.rssm import WorldModel
 from bb_wm.types import ActionSpec, Episode, ObsSpec
 from bb_wm.worlds.catalogue import make_world
 from bb_wm.worlds.pixels import pixel_name
-from benchmarks.training import Settings
+from benchmarks.results import Job
+from benchmarks.training import Settings, train
 
 HEADLINE = 10
 NOISE = 0.05  # of a column's deviation, where columns are hidden
@@ -97,6 +100,21 @@ def gather(world: str, seed: int, rules: Rules) -> Data:
         hide(part, entry.key, keep, NOISE * std, random) for part in (training, validation, held)
     )
     return Data(ObsSpec.of(len(keep)), specs[1], *parts)
+
+
+def train_ours(
+    config: WorldModelConfig, job: Job, rules: Rules, data: Data
+) -> tuple[WorldModel, dict[str, Any]]:
+    """Our model of a job's world, and what training it took."""
+    return train(
+        config,
+        data.obs_spec,
+        data.action_spec,
+        data.training,
+        rules.training,
+        seed=job.seed,
+        label=job.label,
+    )
 
 
 def hide(

@@ -21,7 +21,6 @@ import numpy as np
 import torch
 
 from bb_wm.diagnose.calibration import Claims, DriftMonitor
-from bb_wm.diagnose.calibration.binomial import clopper_pearson
 from benchmarks import risk_table
 from benchmarks.results import Job, Results, say, work
 from benchmarks.risk_worlds import Settings, draws_of, measure
@@ -73,7 +72,6 @@ def _drift(random: np.random.Generator, streams: int = 200) -> dict[str, Any]:
     return {
         "streams": streams,
         "false_alarms": alarms,
-        "false_alarm_interval": list(clopper_pearson(alarms, streams)),
         "wait_median": float(np.median(waits)),
         "wait_most": max(waits),
         "found_within_200": sum(w <= 200 for w in waits),

@@ -23,7 +23,6 @@ from bb_wm.diagnose.calibration import (
     foresee_episodes,
     recall_at,
 )
-from bb_wm.diagnose.calibration.binomial import clopper_pearson
 from bb_wm.diagnose.scores import auroc
 from bb_wm.errors import CheckpointError
 from bb_wm.rssm import WorldModel
@@ -259,7 +258,6 @@ def draws_of(
     return {
         "draws_kept": kept,
         "draws": settings.draws,
-        "interval": list(clopper_pearson(kept, settings.draws)),
         "miss_rate": float(np.mean(rates)),
         "margin": _none(float(np.median(margins))),
         "episodes": len(used),

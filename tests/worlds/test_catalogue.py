@@ -174,3 +174,17 @@ def test_a_maker_gives_fresh_environments() -> None:
     assert left is not right
     assert left.observation_space.shape == (3,)
     assert right.observation_space.shape == (1,)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("dm_control/cheeta-run-v0", "dm_control/cheetah-run-v0"),
+        ("rec/git", "no file or folder"),
+        ("nowhere/log.csv", "no file or folder"),
+    ],
+)
+def test_a_name_with_a_slash_is_a_world_misspelt_or_a_path_that_is_not_there(name, hint) -> None:
+    pytest.importorskip("shimmy")
+    with pytest.raises(ConfigError, match=hint):
+        make_world(name)

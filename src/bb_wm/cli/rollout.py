@@ -81,7 +81,7 @@ def run(arguments: Arguments) -> int:
         seed=arguments.seed,
         outlook=outlook_of(here, model),
     )
-    drawn = next(iter(traces.paths.values())).shape[1]
+    drawn = traces.low.shape[1]
     if drawn < arguments.horizon:
         print(
             f"Note: {drawn} rows are drawn of {arguments.horizon}: as far as the model and the "

@@ -96,10 +96,6 @@ def run(arguments: Arguments) -> int:
         workers=arguments.workers,
         reading=arguments.reading,
     )
-    settled = replace(arguments.model, action_mask=arguments.model.action_mask or origin.masked)
-    # Refused before a folder is made, where a setting is wrong.
-    model = WorldModel(origin.obs_spec, origin.action_spec, settled, device=arguments.device)
-    config = model.describe()
     if arguments.resume and not arguments.run:
         raise ConfigError(
             "--resume",
@@ -107,6 +103,10 @@ def run(arguments: Arguments) -> int:
             actual="no folder",
             hint=f"or: bb-wm resume runs/{origin.name}",
         )
+    settled = replace(arguments.model, action_mask=arguments.model.action_mask or origin.masked)
+    # Refused before a folder is made, where a setting is wrong.
+    model = WorldModel(origin.obs_spec, origin.action_spec, settled, device=arguments.device)
+    config = model.describe()
     folder = Path(arguments.run) if arguments.run else runs.free_folder(origin.name)
     if arguments.resume:
         here = runs.open_run(folder)

@@ -222,11 +222,12 @@ def _import_registrations(name: str, module: str) -> None:
 def _nearest(name: str) -> str:
     import gymnasium
 
-    if "/" in name or name.lower().endswith((".csv", ".parquet", ".npz", ".hdf5")):
-        return "there is no file or folder of that name here."
+    no_file = "there is no file or folder of that name here."
+    if name.lower().endswith((".csv", ".parquet", ".npz", ".hdf5")):
+        return no_file
     known = [world.name for world in WORLDS] + list(gymnasium.registry)
     lower = {entry.lower(): entry for entry in known}
     close = difflib.get_close_matches(name.lower(), list(lower), n=3, cutoff=0.5)
     if not close:
-        return "`bb-wm worlds` lists the known ones."
+        return no_file if "/" in name else "`bb-wm worlds` lists the known ones."
     return "did you mean " + ", ".join(lower[entry] for entry in close) + "?"

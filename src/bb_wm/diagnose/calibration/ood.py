@@ -66,7 +66,7 @@ class Whitening:
         return cls(centre, (root / spread[:, None]))
 
     def __call__(self, rows: Array) -> Array:
-        return np.asarray((self.white(rows) ** 2).mean(-1))
+        return _size(self.white(rows))
 
     def white(self, rows: Array) -> Array:
         """x [*batch, S] in directions of unit variance, [*batch, S]."""
@@ -115,7 +115,7 @@ class Trail:
         known = np.isfinite(white)
         led = _KEEP * self.led + np.where(known, np.clip(white, -_MOST, _MOST), 0.0)
         self.led, self.weight = led, _KEEP**2 * self.weight + 1
-        return np.where(known.all(-1), (led**2).mean(-1) / self.weight, np.nan)
+        return np.where(known.all(-1), _size(led) / self.weight, np.nan)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -223,11 +223,11 @@ class OODScore:
             seen = model.encode(obs, previous, action)
             keyed, shape = as_obs(obs, model.obs_spec, device=model.device)
             flat = as_flat_action(action, model.action_spec, shape, model.device)
-            jump = _jump(model, previous, flat, seen.sight)
+            jump = self.jump.white(_jump(model, previous, flat, seen.sight))
             return {
                 "surprise": _surprise(model, previous, flat, keyed, self.samples, self.seed),
-                "jump": self.jump(jump),
-                "trend": (Trail() if trail is None else trail).add(self.jump.white(jump)),
+                "jump": _size(jump),
+                "trend": (Trail() if trail is None else trail).add(jump),
                 "place": self.place(_numpy(seen.sight)),
             }
 
@@ -303,10 +303,11 @@ class _Rows:
         return cls(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
     def signs(self, place: Whitening, jump: Whitening) -> dict[str, Array]:
+        white = jump.white(self.jump)
         return {
             "surprise": self.surprise,
-            "jump": jump(self.jump),
-            "trend": self._trend(jump.white(self.jump)),
+            "jump": _size(white),
+            "trend": self._trend(white),
             "place": place(self.later),
         }
 
@@ -316,6 +317,11 @@ class _Rows:
             trail = Trail()
             found.extend(trail.add(row) for row in episode)
         return np.asarray(found)
+
+
+def _size(white: Array) -> Array:
+    """The mean square of x [*batch, S], [*batch]."""
+    return np.asarray((white**2).mean(-1))
 
 
 def _together(tails: Mapping[str, Tail], raw: Mapping[str, Array]) -> Array:

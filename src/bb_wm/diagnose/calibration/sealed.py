@@ -9,6 +9,7 @@ from bb_wm import durable
 from bb_wm.durable.tensors import digest_tensors
 from bb_wm.errors import CheckpointError
 from bb_wm.rssm import WorldModel
+from bb_wm.rssm.build import GENERATOR
 
 if TYPE_CHECKING:
     from bb_wm.protocols import Dynamics
@@ -30,7 +31,7 @@ def model_digest(model: Dynamics) -> str:
     if not isinstance(model, WorldModel):
         return f"{type(model).__module__}.{type(model).__qualname__}"
     tensors = model.state_tensors()
-    return digest_tensors({k: v for k, v in tensors.items() if not k.startswith("generator/")})
+    return digest_tensors({k: v for k, v in tensors.items() if not k.startswith(GENERATOR)})
 
 
 def check_model(fitted_for: str, model: Dynamics) -> None:
